@@ -1,0 +1,35 @@
+# Everything happens in .venv; the only things asked of the machine are Python 3.11 or newer, make and git.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test quick check bench golden clean
+
+demo: .venv/core ## set up and run the main job on the embedded street scenes
+	$(BIN)/inlier demo
+
+test: .venv/dev ## set up, check and test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+quick: .venv/dev ## the tests that take less than ten seconds each
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+bench: .venv/dev ## every benchmark, as ratios in one run
+	$(BIN)/python benchmarks/run.py
+
+golden: .venv/dev ## write the golden files anew
+	$(BIN)/python -m pytest tests/golden --regenerate
+
+clean: ## remove the environment and what tools left
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis inlier-demo
+
+.venv/core: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/dev: .venv/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
