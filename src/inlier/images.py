@@ -1,0 +1,92 @@
+"""Images on their way in: a source yields them in batches, with names and groups, and every batch is checked.
+
+Images come in *groups* (drive, site, patient): images of one group are not exchangeable with those of another, and
+their order within a group means something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from inlier.types import Images
+
+__all__ = ["Batch", "ImageSource", "TensorImages", "as_source", "check_images"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size, with a name and a group each."""
+
+    images: Images
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+class ImageSource(Protocol):
+    """Anything that yields batches in a fixed order, as often as asked."""
+
+    def __len__(self) -> int:
+        """How many images there are at most; unreadable ones are skipped on the way."""
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Batches of at most `size` images."""
+
+
+class TensorImages:
+    """A source over images in memory.
+
+    Args:
+        images: (n, c, h, w) in [0, 1].
+        names: one an image; by default their numbers.
+        groups: one an image; by default all are of one group.
+    """
+
+    def __init__(self, images: Images, names: Sequence[str] | None = None, groups: Sequence[str] | None = None) -> None:
+        check_images(images)
+        self.images = images
+        self.names = tuple(names) if names is not None else tuple(str(i) for i in range(len(images)))
+        self.groups = tuple(groups) if groups is not None else ("all",) * len(images)
+        if not len(self.names) == len(self.groups) == len(images):
+            raise ValueError(f"{len(images)} images came with {len(self.names)} names and {len(self.groups)} groups")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield Batch(self.images[part], self.names[part], self.groups[part])
+
+
+def as_source(images: Images | ImageSource) -> ImageSource:
+    """A source; a tensor becomes one group of images."""
+    return TensorImages(images) if isinstance(images, Tensor) else images
+
+
+def check_images(images: Tensor, channels: int | None = None) -> None:
+    """Refuse what no camera delivers.
+
+    Raises:
+        TypeError: not a floating point tensor.
+        ValueError: not (n, c, h, w), empty, of another channel count, with NaN or infinite pixels, or outside [0, 1].
+    """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        came = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"Images must be a floating point tensor in [0, 1], not {came}; divide 8-bit pixels by 255")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"Images must be (n, c, h, w) with none of them 0, not {tuple(images.shape)}")
+    if channels is not None and images.shape[1] != channels:
+        raise ValueError(f"The backbone expects images of {channels} channels, and {images.shape[1]} came")
+    low, high = torch.aminmax(images.detach())
+    if not (low >= 0 and high <= 1):
+        if images.isfinite().all():
+            raise ValueError(
+                f"Images must be in [0, 1], and these are in [{low:g}, {high:g}]; 8-bit pixels go over 255"
+            )
+        bad = int((~images.isfinite()).flatten(1).any(1).sum())
+        raise ValueError(f"{bad} of {len(images)} images have NaN or infinite pixels")

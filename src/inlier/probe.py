@@ -1,0 +1,167 @@
+"""The probe: a backbone with readers in it. One forward pass makes an observation.
+
+Hooks are set for the forward pass alone and removed after it, also when the model raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from inlier.backbones.base import Backbone
+from inlier.errors import Mismatch
+from inlier.images import ImageSource, as_source, check_images
+from inlier.observation import Look, Observation, Readings
+from inlier.readers import Reader
+from inlier.taps import Tap, tapped
+from inlier.types import Images, Logits, Progress
+
+__all__ = ["Probe"]
+
+
+class Probe(nn.Module):
+    """`probe(images)` observes images through a backbone and readers.
+
+    Args:
+        backbone: not copied, and left as it was after every pass.
+        readers: what to keep; a reader given twice is read once, two different ones of one name are refused.
+    """
+
+    def __init__(self, backbone: Backbone, readers: Sequence[Reader] = ()) -> None:
+        super().__init__()
+        unique: dict[str, Reader] = {}
+        for reader in readers:
+            if unique.setdefault(reader.name, reader) is not reader:
+                raise ValueError(f"Two different readers are named '{reader.name}'; give one of them another name")
+        self.backbone = backbone
+        self.readers = nn.ModuleDict(unique)
+
+    def forward(self, images: Images) -> Observation:
+        """Observe images in [0, 1]; the forward pass runs when something of it is first asked for."""
+        return Live(self, images, _Memory())
+
+    def pass_through(self, images: Images) -> tuple[Logits, dict[str, Tensor]]:
+        """One forward pass: logits and what each reader kept."""
+        kept: dict[str, list[Tensor | None]] = {name: [None] * len(r.taps) for name, r in self._readers()}
+        listeners: dict[Tap, list[tuple[Reader, int]]] = {}
+        for _, reader in self._readers():
+            for position, tap in enumerate(reader.taps):
+                listeners.setdefault(tap, []).append((reader, position))
+
+        def listen(tap: Tap, activation: Tensor) -> None:
+            for reader, position in listeners[tap]:
+                if kept[reader.name][position] is not None:
+                    raise Mismatch(f"'{tap}' runs more than once in a forward pass; tap a module that runs once")
+                kept[reader.name][position] = reader.keep(position, activation)
+
+        callbacks = {tap: (lambda activation, tap=tap: listen(tap, activation)) for tap in listeners}
+        with tapped(self.backbone, callbacks):
+            output = self.backbone(images)
+        readings = {}
+        for name, reader in self._readers():
+            missing = [str(tap) for tap, value in zip(reader.taps, kept[name], strict=True) if value is None]
+            if missing:
+                raise Mismatch(f"No activation came past {', '.join(missing)}: the forward pass does not run there")
+            readings[name] = reader.combine([value for value in kept[name] if value is not None])
+        return output, readings
+
+    def read(
+        self,
+        images: Images | ImageSource,
+        *,
+        also: Mapping[str, Callable[[Observation], Tensor]] | None = None,
+        batch_size: int = 8,
+        progress: Progress | None = None,
+        phase: str = "reading",
+    ) -> Readings:
+        """The readings of a data set, one forward pass an image, without gradients.
+
+        `also` names further tensors (n, ...) to work out of each observation while its images are at hand, and to keep.
+        """
+        source = as_source(images)
+        parts = []
+        done = 0
+        for batch in source.batches(batch_size):
+            check_images(batch.images)
+            with torch.no_grad():
+                observation = self(batch.images.to(self.backbone.mean.device))
+                readings = {**observation.readings, **{name: of(observation) for name, of in (also or {}).items()}}
+            parts.append(Readings(readings, batch.names, batch.groups))
+            done += len(batch.names)
+            if progress is not None:
+                progress(phase, done, len(source))
+        if not parts:
+            raise ValueError("There are no images to read")
+        return Readings.concatenate(parts)
+
+    def _readers(self) -> list[tuple[str, Reader]]:
+        return [(name, reader) for name, reader in self.readers.items() if isinstance(reader, Reader)]
+
+
+class _Memory:
+    """What an observation and its further looks share."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+
+class Live(Observation):
+    """An observation whose network is at hand."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        images: Images,
+        memory: _Memory,
+        look: Look | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self._probe = probe
+        self._images = images
+        self._memory = memory
+        self._look = look or Look()
+        self._generator = generator
+        self._seen: tuple[Logits, dict[str, Tensor]] | None = None
+        self._looks: dict[Look, Live] = {}
+
+    @property
+    def images(self) -> Images:
+        return self._images
+
+    @property
+    def output(self) -> Logits:
+        return self._see()[0]
+
+    @property
+    def readings(self) -> Mapping[str, Tensor]:
+        return self._see()[1]
+
+    @property
+    def passes(self) -> int:
+        return self._memory.passes
+
+    def look(self, look: Look, generator: torch.Generator | None = None) -> Observation:
+        if generator is None and look in self._looks:
+            return self._looks[look]
+        seen = Live(self._probe, look.images(self._images, generator), self._memory, look, generator)
+        if generator is None:
+            self._looks[look] = seen
+        return seen
+
+    def gradient(self, of: Callable[[Observation], Tensor], *, create_graph: bool = False) -> Images:
+        with torch.enable_grad():
+            observed = self
+            if not self._images.requires_grad or (self._seen is not None and not self._seen[0].requires_grad):
+                images = self._images.detach().requires_grad_()
+                observed = Live(self._probe, images, self._memory, self._look, self._generator)
+            (gradient,) = torch.autograd.grad(of(observed).sum(), observed.images, create_graph=create_graph)
+        return gradient
+
+    def _see(self) -> tuple[Logits, dict[str, Tensor]]:
+        if self._seen is None:
+            self._memory.passes += 1
+            with self._look.network(self._probe.backbone, self._generator):
+                self._seen = self._probe.pass_through(self._images)
+        return self._seen

@@ -1,0 +1,202 @@
+"""Readers: what is kept of a tapped activation, decided inside the forward hook.
+
+A reader sees each activation once, at its own resolution, and keeps a few numbers of it. What it keeps is
+differentiable, and its memory is that of what is kept.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from inlier.errors import Mismatch
+from inlier.sampling import SamplingKey
+from inlier.taps import OUTPUT, Shape, Tap
+
+__all__ = ["ChannelStatistics", "FeatureMap", "Reader", "SampledActivations", "Statistic", "logits"]
+
+
+class Reader(nn.Module, ABC):
+    """Keeps `size` numbers an image of the activations at `taps`.
+
+    `name` is the key under which an observation holds them; readers used together need different names.
+    """
+
+    name: str
+    taps: tuple[Tap, ...]
+    size: int
+
+    @abstractmethod
+    def keep(self, position: int, activation: Tensor) -> Tensor:
+        """What is kept of the activation (n, c, h, w) at `taps[position]`; called while the network runs."""
+
+    def combine(self, kept: Sequence[Tensor]) -> Tensor:
+        """One tensor of all that was kept, in the order of `taps`."""
+        return torch.cat(list(kept), dim=1)
+
+    @abstractmethod
+    def origins(self) -> Int[Tensor, " size"]:
+        """For each number kept, the position in `taps` of the tap it comes from."""
+
+    def extra_repr(self) -> str:
+        return f"{self.name}: {self.size} numbers of {len(self.taps)} taps"
+
+
+class SampledActivations(Reader):
+    """The activations under the points of a key: (n, len(key)), in the key's order (DAAIN, section 3.1).
+
+    Nearest up-sampling to the image's size followed by indexing is a fixed map of indices, so the values are gathered
+    from the activation as it is; the stacked volume is never built.
+
+    Args:
+        key: drawn for the volume that the taps' channels and the image's size span.
+        shapes: of the taps, in the order in which the key stacks their channels, for images of the key's size.
+    """
+
+    def __init__(self, key: SamplingKey, shapes: Mapping[Tap, Shape], name: str = "sampled") -> None:
+        super().__init__()
+        channels = sum(shape[0] for shape in shapes.values())
+        if channels != key.volume[0]:
+            raise Mismatch(
+                f"The key was drawn for {key.volume[0]} channels, the taps have {channels}. "
+                "Draw a key for this backbone and these taps."
+            )
+        self.name = name
+        self.size = len(key)
+        self.volume = key.volume
+        used: dict[Tap, Shape] = {}
+        start = 0
+        for tap, shape in shapes.items():
+            inside = key.points[(key.points[:, 0] >= start) & (key.points[:, 0] < start + shape[0])]
+            if len(inside) > 0:
+                # Not persistent: an artefact must not tell the key.
+                index = _native_index(inside, start, shape, key.volume)
+                self.register_buffer(f"index_{len(used)}", index, persistent=False)
+                used[tap] = shape
+            start += shape[0]
+        self.taps = tuple(used)
+        self.shapes = tuple(used.values())
+
+    def keep(self, position: int, activation: Tensor) -> Tensor:
+        if activation.shape[1:] != self.shapes[position][: activation.ndim - 1]:
+            _, height, width = self.volume
+            raise Mismatch(
+                f"The key was drawn for images of {height} x {width} (h x w); at '{self.taps[position]}' it expects "
+                f"{self.shapes[position]}, and {tuple(activation.shape[1:])} came. Resize the images, or draw a key "
+                "for their size."
+            )
+        return activation.flatten(1).index_select(1, self.get_buffer(f"index_{position}"))
+
+    def origins(self) -> Int[Tensor, " size"]:
+        counts = torch.tensor([len(self.get_buffer(f"index_{i}")) for i in range(len(self.taps))])
+        return torch.arange(len(self.taps)).repeat_interleave(counts)
+
+
+def _native_index(points: Tensor, start: int, shape: Shape, volume: tuple[int, int, int]) -> Tensor:
+    """Where up-sampled points lie in a flattened (c, h, w) activation, by up-sampling the coordinates themselves."""
+    _, height, width = shape
+    row, column = (
+        F.interpolate(torch.arange(n, dtype=torch.float32).view(1, 1, n), size=target).view(-1).long()
+        for n, target in ((height, volume[1]), (width, volume[2]))
+    )
+    channel, y, x = points.unbind(1)
+    return ((channel - start) * height + row[y]) * width + column[x]
+
+
+Statistic = Literal["mean", "std", "energy"]
+
+
+class ChannelStatistics(Reader):
+    """Statistics of every channel over a grid of regions: (n, channels * statistics * rows * columns).
+
+    Args:
+        channels: of each tap.
+        grid: (rows, columns) of regions; (4, 1) are four horizontal bands, (1, 1) the whole image.
+        statistics: any of `mean`, `std` and `energy`, the high-frequency energy: the mean square of the activation
+            less its 3 x 3 mean.
+        normalise: `rms` divides each tap's activation by its root mean square in the image at hand, so that
+            an overall gain does not matter.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[Tap, int],
+        *,
+        grid: tuple[int, int] = (4, 1),
+        statistics: Sequence[Statistic] = ("mean",),
+        normalise: Literal["none", "rms"] = "none",
+        name: str = "statistics",
+    ) -> None:
+        super().__init__()
+        unknown = set(statistics) - {"mean", "std", "energy"}
+        if unknown or not statistics or normalise not in ("none", "rms") or min(grid) < 1 or not channels:
+            raise ValueError(
+                "ChannelStatistics needs taps, a grid of at least (1, 1), statistics out of mean, std, energy and "
+                f"normalise 'none' or 'rms'; got {len(channels)} taps, {grid}, {tuple(statistics)}, {normalise!r}"
+            )
+        self.name = name
+        self.taps = tuple(channels)
+        self.channels = tuple(channels.values())
+        self.grid = grid
+        self.statistics = tuple(statistics)
+        self.normalise = normalise
+        self.size = sum(self.channels) * len(self.statistics) * grid[0] * grid[1]
+
+    def keep(self, position: int, activation: Tensor) -> Tensor:
+        if activation.ndim == 2:
+            activation = activation[..., None, None]
+        if activation.requires_grad and (self.normalise == "rms" or self.statistics != ("mean",)):
+            activation = activation.clone()  # the backward pass needs it as it is now, before any in-place change
+        if self.normalise == "rms":
+            rms = activation.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-20).sqrt()
+            activation = activation / rms
+        kept = [getattr(self, f"_{statistic}")(activation) for statistic in self.statistics]
+        return torch.cat([statistic.flatten(1) for statistic in kept], dim=1)
+
+    def _regions(self, activation: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(activation, self.grid)
+
+    def _mean(self, activation: Tensor) -> Tensor:
+        return self._regions(activation)
+
+    def _std(self, activation: Tensor) -> Tensor:
+        variance = self._regions(activation.square()) - self._regions(activation).square()
+        return variance.clamp_min(1e-12).sqrt()
+
+    def _energy(self, activation: Tensor) -> Tensor:
+        smooth = F.avg_pool2d(activation, 3, stride=1, padding=1, count_include_pad=False)
+        return self._regions((activation - smooth).square())
+
+    def origins(self) -> Int[Tensor, " size"]:
+        counts = torch.tensor(self.channels) * (len(self.statistics) * self.grid[0] * self.grid[1])
+        return torch.arange(len(self.taps)).repeat_interleave(counts)
+
+
+class FeatureMap(Reader):
+    """The whole activation at one tap, as it is: (n, c, h, w) or (n, c)."""
+
+    def __init__(self, tap: Tap, shape: Shape, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.taps = (tap,)
+        self.size = shape[0] * shape[1] * shape[2]
+
+    def keep(self, position: int, activation: Tensor) -> Float[Tensor, "n c *hw"]:
+        return activation.clone()  # a later in-place activation must not reach what was read
+
+    def combine(self, kept: Sequence[Tensor]) -> Tensor:
+        return kept[0]
+
+    def origins(self) -> Int[Tensor, " size"]:
+        return torch.zeros(self.size, dtype=torch.long)
+
+
+def logits(shape: Shape) -> FeatureMap:
+    """A reader of the backbone's logits, for readings of a data set that outlive the network."""
+    return FeatureMap(OUTPUT, shape, "logits")
