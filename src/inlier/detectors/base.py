@@ -1,0 +1,42 @@
+"""Detectors: one score an image, larger = more anomalous, learnt from clean images alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+from torch import Tensor, nn
+
+from inlier.observation import Observation, Readings
+from inlier.readers import Reader
+from inlier.types import Maps, Progress, Scores
+
+__all__ = ["Detector"]
+
+
+class Detector(nn.Module, ABC):
+    """Scores observations.
+
+    `name` is the name it is registered under, `requires` are the readers that must be in the probe, and `learns` says
+    whether `fit` does anything, so that a detector that learns nothing is calibrated without refitting.
+    """
+
+    name: str
+    requires: tuple[Reader, ...] = ()
+    learns: bool = True
+
+    def fit(self, readings: Readings, *, seed: int = 0, progress: Progress | None = None) -> Self:
+        """Learn from clean readings; a detector that learns nothing returns itself."""
+        return self
+
+    @abstractmethod
+    def forward(self, observation: Observation) -> Scores:
+        """(n,) scores: tensors in, tensors out, differentiable with respect to the images."""
+
+    def maps(self, observation: Observation) -> Maps | None:
+        """(n, h, w) scores a pixel, where the detector has them."""
+        return None
+
+    def __call__(self, observation: Observation) -> Tensor:
+        scores: Tensor = super().__call__(observation)
+        return scores

@@ -1,0 +1,32 @@
+"""The detectors that come with inlier: one line each. A factory takes the backbone's anatomy and its own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from inlier.detectors.base import Detector
+from inlier.registry import Entry, Registry
+
+__all__ = ["DETECTORS"]
+
+DETECTORS: Registry[Callable[..., Detector]] = Registry(
+    "detector",
+    {
+        "mahalanobis": Entry(
+            "inlier.detectors.mahalanobis:mahalanobis",
+            "distance of banded channel means at the stages' ends; the default",
+            "Lee et al. 2018",
+        ),
+        "daain": Entry(
+            "inlier.detectors.daain:daain",
+            "blue-noise samples of all activations, flow, HBOS",
+            "von Baussnern et al. 2021",
+        ),
+        "max_softmax": Entry(
+            "inlier.detectors.max_softmax:max_softmax", "1 - maximum softmax probability", "Hendrycks and Gimpel 2017"
+        ),
+        "max_logit": Entry("inlier.detectors.max_logit:max_logit", "minus the maximum logit", "Hendrycks et al. 2022"),
+        "entropy": Entry("inlier.detectors.entropy:entropy", "entropy of the softmax distribution"),
+        "energy": Entry("inlier.detectors.energy:energy", "free energy of the logits", "Liu et al. 2020"),
+    },
+)
