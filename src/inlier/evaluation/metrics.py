@@ -1,0 +1,176 @@
+"""How well scores tell anomalous images from clean ones, and predictions from labels.
+
+Larger scores are more anomalous; tied scores count as tied, never as a lucky order. The score metrics look at the order
+of the scores only. Void pixels are those whose *label* is void: they are left out, while a void *prediction* on any
+other pixel is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from numpy.typing import NDArray
+from scipy.stats import beta
+from torch import Tensor
+
+from inlier.types import LabelMaps
+
+__all__ = ["ConfusionMatrix", "Positive", "aupr", "auroc", "changed_share", "fpr_at_tpr", "rate_interval"]
+
+Values: TypeAlias = Tensor | NDArray[np.floating] | Sequence[float]
+Positive: TypeAlias = Literal["anomalous", "clean"]
+
+
+def auroc(clean: Values, anomalous: Values) -> float:
+    """The probability that an anomalous image scores higher than a clean one; a tie counts one half.
+
+    Raises:
+        ValueError: a side is empty or holds nan (as in all score metrics here).
+    """
+    negatives, positives = np.sort(scores_of(clean, "clean")), scores_of(anomalous, "anomalous")
+    twice_below = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
+    return int(twice_below.sum()) / (2 * len(negatives) * len(positives))
+
+
+def aupr(clean: Values, anomalous: Values, positive: Positive = "anomalous") -> float:
+    """Average precision: precision at each threshold, weighted by the recall it adds.
+
+    `positive` says which images are to be found; it matters, and so does the share of each kind.
+    """
+    negatives, positives = sides(clean, anomalous, positive)
+    thresholds, found = np.unique(-positives, return_counts=True)
+    true = found.cumsum()
+    false = np.searchsorted(np.sort(-negatives), thresholds, "right")
+    return float((found * (true / (true + false))).sum() / len(positives))
+
+
+def fpr_at_tpr(clean: Values, anomalous: Values, tpr: float = 0.95, positive: Positive = "anomalous") -> float:
+    """The share of negatives taken for positives by the strictest threshold that finds a share `tpr` of the positives.
+
+    Raises:
+        ValueError: also if `tpr` is not in (0, 1].
+    """
+    if not 0 < tpr <= 1:
+        raise ValueError(f"tpr must be above 0 and at most 1, not {tpr!r}.")
+    negatives, positives = sides(clean, anomalous, positive)
+    count = len(positives)
+    needed = math.ceil(tpr * count)
+    if (needed - 1) / count >= tpr:  # the product was rounded upwards
+        needed -= 1
+    threshold = np.sort(positives)[count - needed]
+    return float((negatives >= threshold).mean())
+
+
+def rate_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The Clopper-Pearson interval of a rate of which `hits` of `count` independent images were seen.
+
+    Nothing seen, `count` = 0, leaves (0, 1). (Clopper & Pearson, Biometrika 26, 1934.)
+
+    Raises:
+        ValueError: not 0 <= hits <= count, or `confidence` not in (0, 1).
+
+    >>> rate_interval(0, 55)[1] < 0.066
+    True
+    """
+    if not 0 <= hits <= count:
+        raise ValueError(f"Expected 0 <= hits <= count, not hits={hits} and count={count}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, both excluded, not {confidence!r}.")
+    miss = (1 - confidence) / 2
+    low = float(beta.ppf(miss, hits, count - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - miss, hits + 1, count - hits)) if hits < count else 1.0
+    return low, high
+
+
+class ConfusionMatrix:
+    """Counts of (label, predicted class) over all images given to `update`; void labels are left out.
+
+    Args:
+        classes: number of classes, that of void included if the network predicts it.
+        void: the label that is no class. It may lie outside the classes, as 255 does.
+    """
+
+    def __init__(self, classes: int, void: int | None = None) -> None:
+        self.classes = classes
+        self.void = void
+        self.counts = torch.zeros(classes, classes, dtype=torch.long)
+
+    def update(self, predicted: LabelMaps, labels: LabelMaps) -> None:
+        """Count the pixels (or images) of a batch.
+
+        Raises:
+            ValueError: the shapes differ, or a class lies outside 0 ... classes - 1 where the label is not void.
+        """
+        if predicted.shape != labels.shape:
+            raise ValueError(f"Predictions {tuple(predicted.shape)} and labels {tuple(labels.shape)} differ in shape.")
+        predicted, labels = predicted.detach().cpu().long(), labels.detach().cpu().long()
+        if self.void is not None:
+            valid = labels != self.void
+            predicted, labels = predicted[valid], labels[valid]
+        for name, values in (("predicted class", predicted), ("label", labels)):
+            wrong = values[(values < 0) | (values >= self.classes)]
+            if wrong.numel():
+                raise ValueError(
+                    f"A {name} is {int(wrong[0])}; expected 0 to {self.classes - 1}, or void={self.void} as a label."
+                )
+        pairs = (labels * self.classes + predicted).flatten()
+        self.counts += pairs.bincount(minlength=self.classes**2).view(self.classes, self.classes)
+
+    def iou(self) -> Float64[Tensor, " classes"]:
+        """Intersection over union of each class; nan for void and for a class neither labelled nor predicted."""
+        hits = self.counts.diagonal().double()
+        ratio = hits / (self.counts.sum(0) + self.counts.sum(1) - hits)  # 0 / 0 is nan
+        if self.void is not None and 0 <= self.void < self.classes:
+            ratio[self.void] = torch.nan
+        return ratio
+
+    def mean_iou(self) -> float:
+        """The mean over the classes that have an intersection over union; nan if none has."""
+        return self.iou().nanmean().item()
+
+    def pixel_accuracy(self) -> float:
+        """The share of pixels predicted right; nan before any was counted."""
+        return (self.counts.diagonal().sum() / self.counts.sum().double()).item()
+
+
+def changed_share(
+    prediction_a: LabelMaps, prediction_b: LabelMaps, valid: Bool[Tensor, "n *hw"] | None = None
+) -> Float64[Tensor, " n"]:
+    """The share of each image's valid pixels whose predicted class differs; nan for an image without valid pixels.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    masks = torch.ones_like(prediction_a, dtype=torch.bool) if valid is None else valid
+    if not prediction_a.shape == prediction_b.shape == masks.shape:
+        raise ValueError(
+            f"Predictions {tuple(prediction_a.shape)} and {tuple(prediction_b.shape)} and the mask of valid pixels "
+            f"{tuple(masks.shape)} must have one shape."
+        )
+    changed = ((prediction_a != prediction_b) & masks).view(len(masks), -1)
+    return changed.sum(1).double() / masks.view(len(masks), -1).sum(1)
+
+
+def sides(clean: Values, anomalous: Values, positive: Positive) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Negatives and positives, such that positives ought to score higher."""
+    if positive not in ("anomalous", "clean"):
+        raise ValueError(f"positive must be 'anomalous' or 'clean', not {positive!r}.")
+    low, high = scores_of(clean, "clean"), scores_of(anomalous, "anomalous")
+    return (low, high) if positive == "anomalous" else (-high, -low)
+
+
+def scores_of(values: Values, name: str) -> NDArray[np.float64]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"Expected {name} scores of shape (n,) with n >= 1, not {array.shape}.")
+    missing = int(np.isnan(array).sum())
+    if missing:
+        raise ValueError(f"{missing} of {array.size} {name} scores are nan: they have no place in an order.")
+    return array
