@@ -1,0 +1,199 @@
+"""Constraints say where an attacker may be; parametrisations say what he moves to get there.
+
+A constraint is a ball around the clean image, and [0, 1] always. A parametrisation maps what is optimised to images:
+the pixels themselves, one delta for all images, or the pixels under a patch.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from inlier.types import Images, Scores
+
+__all__ = [
+    "Constraint",
+    "L2Ball",
+    "LinfBall",
+    "MaskedPatch",
+    "Parametrisation",
+    "Pixels",
+    "SharedDelta",
+    "Unbounded",
+]
+
+
+class Constraint(ABC):
+    """A set around clean images, always within [0, 1]."""
+
+    @abstractmethod
+    def ball(self, point: Tensor, centre: Tensor) -> Tensor:
+        """The nearest point of the ball around `centre`; [0, 1] is not looked at, so that deltas can be kept in it."""
+
+    @abstractmethod
+    def sample(self, centre: Tensor, generator: torch.Generator) -> Tensor:
+        """A random point of the ball around `centre`; [0, 1] is not looked at."""
+
+    def project(self, images: Images, clean: Images) -> Images:
+        """Into the ball, then into [0, 1].
+
+        The result is in both: no pixel of a clean image is outside [0, 1], so clamping never takes one further away.
+        """
+        return self.ball(images, clean).clamp(0, 1)
+
+    def draw(self, clean: Images, generator: torch.Generator) -> Images:
+        """Random images of the ball, clamped to [0, 1]."""
+        return self.sample(clean, generator).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class LinfBall(Constraint):
+    """No value changes by more than `eps`, in units of [0, 1]."""
+
+    eps: float
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+
+    def ball(self, point: Tensor, centre: Tensor) -> Tensor:
+        return point.clamp(centre - self.eps, centre + self.eps)
+
+    def sample(self, centre: Tensor, generator: torch.Generator) -> Tensor:
+        return self.ball(centre + self.eps * (2 * _uniform(centre, generator) - 1), centre)
+
+
+@dataclass(frozen=True)
+class L2Ball(Constraint):
+    """The norm over all of an image's changes is at most `eps`, to the rounding of its pixels; units of [0, 1]."""
+
+    eps: float
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+
+    def ball(self, point: Tensor, centre: Tensor) -> Tensor:
+        delta = point - centre
+        norm = _norms(delta)
+        return point.where(norm <= self.eps, centre + delta * (self.eps / norm))
+
+    def sample(self, centre: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniform in the ball: a uniform direction and a radius whose d-th power is uniform."""
+        direction = torch.randn(centre.shape, generator=generator).to(centre)
+        radius = torch.rand((len(centre), 1, 1, 1), generator=generator).pow(1 / centre[0].numel()).to(centre)
+        return self.ball(centre + direction * (self.eps * radius / _norms(direction)), centre)
+
+
+@dataclass(frozen=True)
+class Unbounded(Constraint):
+    """Anywhere in [0, 1]."""
+
+    def ball(self, point: Tensor, centre: Tensor) -> Tensor:
+        return point
+
+    def sample(self, centre: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniform in [0, 1], wherever the centre is."""
+        return _uniform(centre, generator)
+
+
+def _check_eps(eps: float) -> None:
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps must be positive and finite, in units of [0, 1], not {eps}; no limit is Unbounded()")
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(like.shape, generator=generator).to(like)
+
+
+def _norms(delta: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+    return norms
+
+
+class Parametrisation(ABC):
+    """What is optimised. Its first axis is over images, or has length 1 where all images share it."""
+
+    @abstractmethod
+    def start(self, clean: Images) -> Tensor:
+        """The parameters of the clean images."""
+
+    @abstractmethod
+    def images(self, parameters: Tensor, clean: Images) -> Images:
+        """The attacked images, in [0, 1]; differentiable."""
+
+    @abstractmethod
+    def project(self, parameters: Tensor, clean: Images, constraint: Constraint) -> Tensor:
+        """The parameters brought back to where the attacker may be."""
+
+    @abstractmethod
+    def draw(self, clean: Images, constraint: Constraint, generator: torch.Generator) -> Tensor:
+        """Random parameters, where the attacker may be."""
+
+    def pool(self, values: Scores) -> Scores:
+        """The values by which iterates are compared, image by image; their mean where all images share parameters."""
+        return values
+
+
+@dataclass(frozen=True)
+class Pixels(Parametrisation):
+    """The images' own pixels, as absolute values: one step from x is x + step, with no rounding of a difference."""
+
+    def start(self, clean: Images) -> Images:
+        return clean
+
+    def images(self, parameters: Images, clean: Images) -> Images:
+        return parameters
+
+    def project(self, parameters: Images, clean: Images, constraint: Constraint) -> Images:
+        return constraint.project(parameters, clean)
+
+    def draw(self, clean: Images, constraint: Constraint, generator: torch.Generator) -> Images:
+        return constraint.draw(clean, generator)
+
+
+@dataclass(frozen=True)
+class SharedDelta(Parametrisation):
+    """One perturbation (1, c, h, w) for all images: a universal attack, such as GD-UAP (arXiv:1801.08092)."""
+
+    def start(self, clean: Images) -> Tensor:
+        return torch.zeros_like(clean[:1])
+
+    def images(self, parameters: Tensor, clean: Images) -> Images:
+        return (clean + parameters).clamp(0, 1)
+
+    def project(self, parameters: Tensor, clean: Images, constraint: Constraint) -> Tensor:
+        return constraint.ball(parameters, self.start(clean))
+
+    def draw(self, clean: Images, constraint: Constraint, generator: torch.Generator) -> Tensor:
+        return constraint.sample(self.start(clean), generator)
+
+    def pool(self, values: Scores) -> Scores:
+        return values.mean().expand_as(values)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedPatch(Parametrisation):
+    """The pixels where `mask` (h, w) is true; the others stay as they are."""
+
+    mask: Bool[Tensor, "h w"]
+
+    def start(self, clean: Images) -> Images:
+        if self.mask.dtype != torch.bool or self.mask.shape != clean.shape[-2:]:
+            raise ValueError(
+                f"The mask must be bool and of the images' size {tuple(clean.shape[-2:])}, "
+                f"not {self.mask.dtype} and {tuple(self.mask.shape)}"
+            )
+        return clean
+
+    def images(self, parameters: Images, clean: Images) -> Images:
+        return parameters.where(self.mask.to(clean.device), clean)
+
+    def project(self, parameters: Images, clean: Images, constraint: Constraint) -> Images:
+        return constraint.project(self.images(parameters, clean), clean)
+
+    def draw(self, clean: Images, constraint: Constraint, generator: torch.Generator) -> Images:
+        return self.images(constraint.draw(clean, generator), clean)

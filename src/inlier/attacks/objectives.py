@@ -1,0 +1,242 @@
+"""Objectives say what an attacker raises; rules say how several of them become one direction.
+
+An objective sees an observation, as a detector does, and the attack's context, and returns one value an image. A rule
+turns the values of several objectives into one gradient, from one shared forward pass and as few backward passes as
+it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from inlier.detectors.base import Detector
+from inlier.observation import Observation
+from inlier.types import Images, LabelMaps, Logits, Scores
+
+__all__ = [
+    "Condition",
+    "Context",
+    "Objective",
+    "Orthogonal",
+    "Point",
+    "Pull",
+    "Rule",
+    "Selective",
+    "Sum",
+    "alarm",
+    "cross_entropy",
+    "damage",
+    "evasion",
+    "fooled",
+    "most_likely",
+    "peaks",
+    "targeted",
+]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an attacker knows besides the observation at hand.
+
+    Args:
+        step: of the evaluation, 0 to `steps`.
+        steps: how many moves the attack makes.
+        clean: the images attacked.
+        prediction: the model's own on the clean images.
+        labels: true ones where the caller gave them, else `prediction`.
+        target: what the prediction shall become, where there is a target.
+        valid: false where the given labels are void; such pixels count nowhere.
+    """
+
+    step: int
+    steps: int
+    clean: Images
+    prediction: LabelMaps
+    labels: LabelMaps
+    target: LabelMaps | None
+    valid: Bool[Tensor, "n *hw"]
+
+    def mean(self, values: Float[Tensor, "n *hw"]) -> Scores:
+        """The mean over an image's valid pixels; a classifier has one value an image, which it is."""
+        counted = self.valid.reshape(len(values), -1)
+        return (values.reshape(len(values), -1) * counted).sum(1) / counted.sum(1).clamp_min(1)
+
+
+Objective: TypeAlias = Callable[[Observation, Context], Tensor]
+"""(n,) values that the attacker raises."""
+
+Condition: TypeAlias = Callable[[Observation, Context], Tensor]
+"""(n,) bool."""
+
+
+def cross_entropy(observation: Observation, context: Context) -> Scores:
+    """The cross-entropy to the labels, averaged over valid pixels: the untargeted objective of FGSM and PGD."""
+    return context.mean(F.cross_entropy(observation.output, context.labels, reduction="none"))
+
+
+def targeted(observation: Observation, context: Context) -> Scores:
+    """Minus the cross-entropy to the target, averaged over valid pixels.
+
+    Raises:
+        ValueError: the attack was given no target.
+    """
+    if context.target is None:
+        raise ValueError("A targeted objective needs a target; call the attack with target= a class or a label map")
+    return -context.mean(F.cross_entropy(observation.output, context.target, reduction="none"))
+
+
+def evasion(detector: Detector) -> Objective:
+    """Keep the detector silent; nothing else in the library negates a score."""
+    return _named(f"evasion({detector.name})", lambda observation, context: -detector(observation))
+
+
+def alarm(detector: Detector) -> Objective:
+    """Make the detector fire: the false-alarm attack."""
+    return _named(f"alarm({detector.name})", lambda observation, context: detector(observation))
+
+
+def _named(name: str, objective: Objective) -> Objective:
+    objective.__name__ = name  # results are written with the name of what was raised
+    return objective
+
+
+def damage(prediction: LabelMaps, context: Context) -> Scores:
+    """How wrong a prediction is, in [0, 1]: the library's one measure of an attack's success.
+
+    Segmentation: the share of valid pixels that differ from the model's own prediction on the clean image.
+    Classification: 1 where the class is not the label.
+    """
+    reference = context.labels if prediction.ndim == 1 else context.prediction
+    return context.mean((prediction != reference).float())
+
+
+def most_likely(output: Logits) -> LabelMaps:
+    """The class of the largest logit, the first one of several."""
+    return output.detach().max(1).indices  # as argmax, and on maps about seven times as fast
+
+
+def fooled(share: float = 0.5) -> Condition:
+    """Whether at least a share of the prediction is damaged or, with a target, has reached it."""
+
+    def condition(observation: Observation, context: Context) -> Bool[Tensor, " n"]:
+        prediction = most_likely(observation.output)
+        if context.target is not None:
+            return context.mean((prediction == context.target).float()) >= share
+        return damage(prediction, context) >= share
+
+    condition.__name__ = f"fooled({share:g})"
+    return condition
+
+
+@runtime_checkable
+class Pull(Protocol):
+    def __call__(self, total: Tensor, *, again: bool = False) -> Tensor:
+        """The gradient of a scalar with respect to what is optimised: one backward pass.
+
+        Non-finite entries are 0. `again` keeps the graph for another pull.
+        """
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation: what was seen, every objective's value, and the way back to a gradient."""
+
+    observation: Observation
+    context: Context
+    values: tuple[Scores, ...]
+    pull: Pull
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """Makes one direction of several objectives; `state` is for rules that learn while the attack runs."""
+
+    def init(self, images: int) -> Any:
+        """The state for a number of images."""
+
+    def direction(self, point: Point, state: Any) -> tuple[Tensor, Any]:
+        """The direction to go, shaped as what is optimised, and the next state."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The gradient of the weighted sum: one backward pass. Without weights, each is 1."""
+
+    weights: tuple[float, ...] | None = None
+
+    def init(self, images: int) -> None:
+        return None
+
+    def direction(self, point: Point, state: None) -> tuple[Tensor, None]:
+        weights = self.weights or (1.0,) * len(point.values)
+        if len(weights) != len(point.values):
+            raise ValueError(f"Sum has {len(weights)} weights, and the attack has {len(point.values)} objectives")
+        total = sum((w * v for w, v in zip(weights[1:], point.values[1:], strict=True)), weights[0] * point.values[0])
+        return point.pull(total.sum()), None
+
+
+@dataclass(frozen=True)
+class Selective:
+    """Image by image, follow the first objective until `wrong` holds, then the second: one backward pass.
+
+    Source: Bryniarski et al., *Evading adversarial example detection defenses with orthogonal projected gradient
+    descent* (arXiv:2106.15023), the selective variant.
+    """
+
+    wrong: Condition = field(default_factory=fooled)
+
+    def init(self, images: int) -> None:
+        return None
+
+    def direction(self, point: Point, state: None) -> tuple[Tensor, None]:
+        first, second = _two(self, point.values)
+        return point.pull(second.where(self.wrong(point.observation, point.context), first).sum()), None
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """As `Selective`, less the component along the other objective's gradient, which stays as it is to first order.
+
+    Two backward passes. Source: Bryniarski et al. (arXiv:2106.15023), the orthogonal variant.
+    """
+
+    wrong: Condition = field(default_factory=fooled)
+
+    def init(self, images: int) -> None:
+        return None
+
+    def direction(self, point: Point, state: None) -> tuple[Tensor, None]:
+        first, second = _two(self, point.values)
+        wrong = self.wrong(point.observation, point.context)
+        gradient = point.pull(first.sum(), again=True)
+        other = point.pull(second.sum())
+        if len(gradient) != len(wrong):  # one delta for all images goes with the majority
+            wrong = wrong.float().mean(0, keepdim=True) >= 0.5
+        return _across(other, gradient).where(wrong.view(-1, 1, 1, 1), _across(gradient, other)), None
+
+
+def _two(rule: Rule, values: Sequence[Scores]) -> tuple[Scores, Scores]:
+    if len(values) != 2:
+        raise ValueError(
+            f"{type(rule).__name__} needs two objectives, the model's and the monitor's, not {len(values)}"
+        )
+    return values[0], values[1]
+
+
+def _across(gradient: Tensor, other: Tensor) -> Tensor:
+    """Each row of `gradient` less its component along that row of `other`."""
+    unit = F.normalize(other.flatten(1) / peaks(other).view(-1, 1), dim=1)
+    rows = gradient.flatten(1)
+    return (rows - (rows * unit).sum(1, keepdim=True) * unit).view_as(gradient)
+
+
+def peaks(gradient: Tensor) -> Tensor:
+    """The largest magnitude of each row, or 1 where all is 0: dividing by it keeps norms from under- and overflow."""
+    largest = gradient.flatten(1).abs().amax(1)
+    return largest.where(largest > 0, 1.0)
