@@ -1,0 +1,96 @@
+"""What clean readings look like, kept small, so that a verdict can be explained after they are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from inlier.observation import Readings
+from inlier.readers import Reader
+
+__all__ = ["CleanReadings"]
+
+FEATURES = 32
+"""Dimensions of the random projection in which similar images are looked up."""
+TAPS_TOLD = 5
+
+
+class CleanReadings(nn.Module):
+    """Mean and spread of the clean readings of each reader, and a small projection of every clean image.
+
+    Args:
+        names: of the clean images.
+        sizes: of each reader's vectors, by the reader's name.
+    """
+
+    places: Tensor
+    typical: Tensor
+
+    def __init__(self, names: Sequence[str], sizes: dict[str, int]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.readers = tuple(sizes)
+        self.register_buffer("places", torch.zeros(len(self.names), FEATURES))
+        self.register_buffer("typical", torch.ones(()))
+        for number, size in enumerate(sizes.values()):
+            self.register_buffer(f"mean_{number}", torch.zeros(size))
+            self.register_buffer(f"std_{number}", torch.ones(size))
+            projection = torch.randn(size, FEATURES, generator=torch.Generator().manual_seed(number))
+            self.register_buffer(f"projection_{number}", projection / (size * FEATURES) ** 0.5)
+
+    def fit(self, readings: Readings) -> Self:
+        """Learn from clean readings."""
+        for number, name in enumerate(self.readers):
+            values = readings.values[name]
+            std = values.std(0, correction=0)
+            self.get_buffer(f"mean_{number}").copy_(values.mean(0))
+            self.get_buffer(f"std_{number}").copy_(std.clamp_min(1e-6 * float(std.max()) + 1e-30))
+        self.places.copy_(self.place([readings.values[name] for name in self.readers]))
+        gaps = torch.cdist(self.places, self.places)
+        gaps.fill_diagonal_(torch.inf)
+        typical = gaps.amin(1).median() if len(gaps) > 1 else torch.ones(())
+        self.typical.copy_(typical.clamp_min(1e-30))
+        return self
+
+    def place(self, readings: Sequence[Tensor]) -> Tensor:
+        """(n, 32): where images lie, distances being about those of their standardised readings."""
+        total = torch.zeros(len(readings[0]), FEATURES)
+        for number, values in enumerate(readings):
+            standardised = (values - self.get_buffer(f"mean_{number}")) / self.get_buffer(f"std_{number}")
+            total = total + standardised @ self.get_buffer(f"projection_{number}")
+        return total
+
+    def nearest(self, readings: Sequence[Tensor]) -> tuple[tuple[str, float], ...]:
+        """The most similar clean image of each, and its distance in units of the usual one between clean neighbours."""
+        distance, index = torch.cdist(self.place(readings), self.places).min(1)
+        relative = (distance / self.typical).tolist()
+        return tuple((self.names[i], d) for i, d in zip(index.tolist(), relative, strict=True))
+
+    def shares(
+        self, readers: Sequence[Reader], readings: Sequence[Tensor], gradients: Sequence[Tensor | None]
+    ) -> tuple[tuple[tuple[str, float], ...], ...]:
+        """For each image the taps whose departure from the clean mean raises the score most, with their shares.
+
+        A number's contribution is its departure times the score's gradient, to first order what it adds.
+        """
+        by_tap: dict[str, Tensor] = {}
+        for number, (reader, values, gradient) in enumerate(zip(readers, readings, gradients, strict=True)):
+            if gradient is None:
+                continue
+            contribution = (values.detach() - self.get_buffer(f"mean_{number}")) * gradient
+            summed = torch.zeros(len(values), len(reader.taps)).index_add_(1, reader.origins(), contribution)
+            for position, tap in enumerate(reader.taps):
+                by_tap[str(tap)] = by_tap.get(str(tap), torch.zeros(len(values))) + summed[:, position]
+        if not by_tap:
+            return ((),) * len(readings[0])
+        raised = torch.stack(list(by_tap.values()), dim=1).clamp_min(0)
+        raised = raised / raised.sum(1, keepdim=True).clamp_min(1e-30)
+        top = raised.topk(min(TAPS_TOLD, raised.shape[1]), dim=1)
+        taps = list(by_tap)
+        return tuple(
+            tuple((taps[i], share) for i, share in zip(row, values, strict=True) if share > 0)
+            for row, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        )
