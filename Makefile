@@ -20,7 +20,7 @@ bench: .venv/dev ## every benchmark, as ratios in one run
 	$(BIN)/python benchmarks/run.py
 
 golden: .venv/dev ## write the golden files anew
-	$(BIN)/python -m pytest tests/golden --regenerate
+	INLIER_REGENERATE=1 $(BIN)/python -m pytest tests/golden
 
 clean: ## remove the environment and what tools left
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis inlier-demo

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from inlier.backbones.base import Backbone
 from inlier.errors import Mismatch
+from inlier.readers import Reader
 from inlier.sampling import SamplingKey, blue_noise
 from inlier.taps import Shape, Tap, find_taps
 
@@ -39,17 +40,27 @@ class KeyRing:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Image size (h, w), image channels, every tap that runs once with its shape in running order, and the key."""
+    """Image size (h, w), image channels, every tap that runs once with its shape in running order, and the key.
+
+    `readers` are those that detectors have asked for so far.
+    """
 
     size: tuple[int, int]
     channels: int
     shapes: Mapping[Tap, Shape]
     keys: KeyRing = field(default_factory=KeyRing)
+    readers: dict[str, Reader] = field(default_factory=dict)
 
     @classmethod
     def of(cls, backbone: Backbone, size: tuple[int, int], channels: int = 3, keys: KeyRing | None = None) -> Anatomy:
         """Run the backbone once and look."""
         return cls(size, channels, find_taps(backbone, size, channels), keys or KeyRing())
+
+    def shared(self, name: str, make: Callable[[], Reader]) -> Reader:
+        """The reader of this name, made when it is first asked for: what several detectors read is read once."""
+        if name not in self.readers:
+            self.readers[name] = make()
+        return self.readers[name]
 
     def everywhere(self) -> dict[Tap, Shape]:
         """The outputs of all leaf modules: the paper's best choice (DAAIN, Table 2, `EW`)."""

@@ -49,7 +49,8 @@ class Manifest(Strict):
     taps: dict[str, Shape]
     detectors: list[DetectorEntry]
     fusion: Literal["max", "sum"]
-    seed: int
+    seed: int | None
+    """Of the fits; None where it also fixed a sampling key, which could be drawn from it again."""
     clean: str
     """How the clean scores behind the calibration were made."""
     names: list[str]
@@ -73,7 +74,8 @@ def save(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor], key: Sam
         key.save(path.parent / manifest.key_file)
     text = manifest.model_dump_json()
     write_tensors(path, tensors, {"manifest": text, "sha256": _checksum(text, tensors)})
-    if old is not None and old != manifest.key_file:
+    # A key under another artefact's name is that artefact's: `path` was copied from it.
+    if old is not None and old != manifest.key_file and old.startswith(f"{path.name}."):
         (path.parent / old).unlink(missing_ok=True)
 
 

@@ -42,7 +42,9 @@ class CleanReadings(nn.Module):
             self.register_buffer(f"projection_{number}", projection / (size * FEATURES) ** 0.5)
 
     def fit(self, readings: Readings) -> Self:
-        """Learn from clean readings."""
+        """Learn from clean readings; without readers there is nothing to learn."""
+        if not self.readers:
+            return self
         for number, name in enumerate(self.readers):
             values = readings.values[name]
             std = values.std(0, correction=0)

@@ -121,7 +121,7 @@ class Monitor(nn.Module):
         """Make the unfitted detectors for images of one size; `fit` does so by itself."""
         self.anatomy = Anatomy.of(self.backbone, size, channels, self.keys)
         made: dict[str, Detector] = {}
-        for item in self.specs:
+        for item in copy.deepcopy(self.specs):  # a detector given as an object stays as it came, for the next fit too
             detector = item if isinstance(item, Detector) else item.build(self.anatomy)
             number = sum(name.partition("-")[0] == detector.name for name in made)
             made[detector.name if number == 0 else f"{detector.name}-{number + 1}"] = detector
@@ -150,6 +150,8 @@ class Monitor(nn.Module):
                 detector.fit(readings, seed=self.seed, progress=_renamed(progress, f"fitting {name}"))
         self.clean_readings = self._empty_clean_readings(readings.names).fit(readings)
         self._readings = readings
+        self.calibrations = nn.ModuleDict()  # those of an earlier fit say nothing about this one
+        self.calibration = Calibration()
         self.clean = None
         self.false_alarm_rate = None
         return self
@@ -218,9 +220,9 @@ class Monitor(nn.Module):
             Mismatch: no detector of this monitor samples activations, so that there is no key.
             NotFitted: the monitor was never calibrated.
         """
+        rate = self._calibrated_rate()
         if self.keys.key is None:
             raise Mismatch("No detector of this monitor samples activations, so it has no key to draw again")
-        rate = self._calibrated_rate()
         fresh = Monitor(self.backbone, self.specs, fusion=self.fusion, seed=seed)
         fresh.fit(images, batch_size=batch_size, progress=progress)
         return fresh.calibrate(
@@ -324,7 +326,7 @@ class Monitor(nn.Module):
                 if isinstance(spec, DetectorSpec)
             ],
             fusion=self.fusion,
-            seed=self.seed,
+            seed=self.seed if self.keys.key is None else None,
             clean=self.clean.made,
             names=list(self.clean.names),
             groups=list(self.clean.groups),
@@ -356,25 +358,32 @@ class Monitor(nn.Module):
                 f"(fingerprint {manifest.backbone[:12]}, this one {backbone.fingerprint()[:12]}). "
                 "Give the backbone it was fitted to, or fit a monitor to this one."
             )
-        specs = [DetectorSpec(entry.name, entry.settings) for entry in manifest.detectors]
+        try:
+            specs = [DetectorSpec(entry.name, entry.settings) for entry in manifest.detectors]
+        except (LookupError, ValueError) as error:
+            raise Mismatch(f"'{path}' has a detector that this inlier does not make: {error}") from error
         monitor = cls(backbone, specs, fusion=manifest.fusion, key=key, seed=manifest.seed)
         monitor.build(manifest.size, manifest.channels)
         assert monitor.anatomy is not None
         if {str(tap): shape for tap, shape in monitor.anatomy.shapes.items()} != manifest.taps:
             raise Mismatch(f"The backbone's modules are not those that '{path}' was fitted to, though its weights are")
-        scores = {name: tensors.pop(f"clean.scores.{name}") for name in monitor.detectors}
-        folds = tensors.pop("clean.folds")
-        monitor.clean = CleanScores(scores, folds, tuple(manifest.names), tuple(manifest.groups), manifest.clean)
         monitor.clean_readings = monitor._empty_clean_readings(manifest.fitted_to)
         monitor.calibrations = nn.ModuleDict(
             {name: Calibration(manifest.rule, manifest.confidence) for name in monitor.detectors}
         )
         monitor.calibration = Calibration(manifest.rule, manifest.confidence)
         expected = {name for name in monitor.state_dict() if name.startswith(LEARNT)}
+        expected |= {"clean.folds", *(f"clean.scores.{name}" for name in monitor.detectors)}
         if expected != set(tensors):
             odd = sorted(expected ^ set(tensors))[0]
             raise Mismatch(f"The tensors in '{path}' are not those of its detectors: '{odd}' is missing or too much")
-        monitor.load_state_dict(tensors, strict=False)  # the backbone's own tensors are not in the artefact
+        scores = {name: tensors.pop(f"clean.scores.{name}") for name in monitor.detectors}
+        folds = tensors.pop("clean.folds")
+        monitor.clean = CleanScores(scores, folds, tuple(manifest.names), tuple(manifest.groups), manifest.clean)
+        try:
+            monitor.load_state_dict(tensors, strict=False)  # the backbone's own tensors are not in the artefact
+        except RuntimeError as error:  # of shapes
+            raise Mismatch(f"The tensors in '{path}' are not those of its detectors: {error}") from error
         monitor.false_alarm_rate = manifest.false_alarm_rate
         return monitor
 
@@ -462,6 +471,10 @@ class Monitor(nn.Module):
         groups = f"{len(set(readings.groups))} group{'s' if len(set(readings.groups)) > 1 else ''}"
         if blocks == "group":
             return group_folds(readings.groups), f"whole groups ({groups})"
+        if blocks != "auto" and not isinstance(blocks, int):
+            raise ValueError(f"blocks is 'auto', 'group' or a number of images, not {blocks!r}")
+        if folds < 2:
+            raise ValueError(f"Cross-fitting needs at least 2 folds, not {folds}")
         length = self._correlation_length(readings, folds) if blocks == "auto" else blocks
         fold = blocked_folds(readings.groups, block=length, folds=folds)
         return fold, f"{folds} folds of blocks of about {length} neighbouring images ({groups})"
@@ -475,7 +488,7 @@ class Monitor(nn.Module):
         longest = max(readings.groups.count(group) for group in set(readings.groups))
         if not vectors or longest < 2 * FIRST_BLOCK:
             return 1 if longest == 1 else min(FIRST_BLOCK, max(1, longest // folds))
-        fold = blocked_folds(readings.groups, block=min(FIRST_BLOCK, len(readings) // folds), folds=folds)
+        fold = blocked_folds(readings.groups, block=min(FIRST_BLOCK, max(1, len(readings) // folds)), folds=folds)
         distances = torch.empty(len(readings))
         for number in range(folds):
             inside = fold == number

@@ -91,6 +91,8 @@ class Readings:
 
     def __post_init__(self) -> None:
         lengths = {name: len(value) for name, value in self.values.items()}
+        if self.labels is not None:
+            lengths["labels"] = len(self.labels)
         if set(lengths.values()) - {len(self.names)} or len(self.names) != len(self.groups):
             raise ValueError(f"{len(self.names)} names, {len(self.groups)} groups and readings of lengths {lengths}")
 

@@ -15,7 +15,7 @@ from inlier.errors import Mismatch
 from inlier.images import ImageSource, as_source, check_images
 from inlier.observation import Look, Observation, Readings
 from inlier.readers import Reader
-from inlier.taps import Tap, tapped
+from inlier.taps import Listener, Tap
 from inlier.types import Images, Logits, Progress
 
 __all__ = ["Probe"]
@@ -37,6 +37,11 @@ class Probe(nn.Module):
                 raise ValueError(f"Two different readers are named '{reader.name}'; give one of them another name")
         self.backbone = backbone
         self.readers = nn.ModuleDict(unique)
+        self._places: dict[Tap, list[tuple[Reader, int]]] = {}
+        for reader in unique.values():
+            for position, tap in enumerate(reader.taps):
+                self._places.setdefault(tap, []).append((reader, position))
+        self._listener = Listener(backbone, list(self._places))
 
     def forward(self, images: Images) -> Observation:
         """Observe images in [0, 1]; the forward pass runs when something of it is first asked for."""
@@ -45,19 +50,16 @@ class Probe(nn.Module):
     def pass_through(self, images: Images) -> tuple[Logits, dict[str, Tensor]]:
         """One forward pass: logits and what each reader kept."""
         kept: dict[str, list[Tensor | None]] = {name: [None] * len(r.taps) for name, r in self._readers()}
-        listeners: dict[Tap, list[tuple[Reader, int]]] = {}
-        for _, reader in self._readers():
-            for position, tap in enumerate(reader.taps):
-                listeners.setdefault(tap, []).append((reader, position))
+        places = list(self._places.values())
 
-        def listen(tap: Tap, activation: Tensor) -> None:
-            for reader, position in listeners[tap]:
+        def keep(number: int, activation: Tensor) -> None:
+            for reader, position in places[number]:
                 if kept[reader.name][position] is not None:
+                    tap = reader.taps[position]
                     raise Mismatch(f"'{tap}' runs more than once in a forward pass; tap a module that runs once")
                 kept[reader.name][position] = reader.keep(position, activation)
 
-        callbacks = {tap: (lambda activation, tap=tap: listen(tap, activation)) for tap in listeners}
-        with tapped(self.backbone, callbacks):
+        with self._listener.listening(keep):
             output = self.backbone(images)
         readings = {}
         for name, reader in self._readers():
@@ -156,7 +158,11 @@ class Live(Observation):
             if not self._images.requires_grad or (self._seen is not None and not self._seen[0].requires_grad):
                 images = self._images.detach().requires_grad_()
                 observed = Live(self._probe, images, self._memory, self._look, self._generator)
-            (gradient,) = torch.autograd.grad(of(observed).sum(), observed.images, create_graph=create_graph)
+            # What was seen with gradients stays usable: its graph is kept as long as this observation.
+            keep = create_graph or observed is self
+            (gradient,) = torch.autograd.grad(
+                of(observed).sum(), observed.images, retain_graph=keep, create_graph=create_graph
+            )
         return gradient
 
     def _see(self) -> tuple[Logits, dict[str, Tensor]]:

@@ -82,6 +82,7 @@ class SampledActivations(Reader):
             start += shape[0]
         self.taps = tuple(used)
         self.shapes = tuple(used.values())
+        self.index_names = tuple(f"index_{position}" for position in range(len(used)))
 
     def keep(self, position: int, activation: Tensor) -> Tensor:
         if activation.shape[1:] != self.shapes[position][: activation.ndim - 1]:
@@ -91,10 +92,11 @@ class SampledActivations(Reader):
                 f"{self.shapes[position]}, and {tuple(activation.shape[1:])} came. Resize the images, or draw a key "
                 "for their size."
             )
-        return activation.flatten(1).index_select(1, self.get_buffer(f"index_{position}"))
+        # get_buffer costs as much as the gather itself
+        return activation.flatten(1).index_select(1, self._buffers[self.index_names[position]])  # type: ignore[arg-type]
 
     def origins(self) -> Int[Tensor, " size"]:
-        counts = torch.tensor([len(self.get_buffer(f"index_{i}")) for i in range(len(self.taps))])
+        counts = torch.tensor([len(self.get_buffer(name)) for name in self.index_names])
         return torch.arange(len(self.taps)).repeat_interleave(counts)
 
 
@@ -151,7 +153,7 @@ class ChannelStatistics(Reader):
     def keep(self, position: int, activation: Tensor) -> Tensor:
         if activation.ndim == 2:
             activation = activation[..., None, None]
-        if activation.requires_grad and (self.normalise == "rms" or self.statistics != ("mean",)):
+        if activation.requires_grad:
             activation = activation.clone()  # the backward pass needs it as it is now, before any in-place change
         if self.normalise == "rms":
             rms = activation.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-20).sqrt()
@@ -160,12 +162,15 @@ class ChannelStatistics(Reader):
         return torch.cat([statistic.flatten(1) for statistic in kept], dim=1)
 
     def _regions(self, activation: Tensor) -> Tensor:
+        if self.grid[1] == 1:  # adaptive pooling is slow on a CPU: give it one column, the mean of all
+            activation = activation.mean(-1, keepdim=True)
         return F.adaptive_avg_pool2d(activation, self.grid)
 
     def _mean(self, activation: Tensor) -> Tensor:
         return self._regions(activation)
 
     def _std(self, activation: Tensor) -> Tensor:
+        activation = activation - activation.mean(dim=(2, 3), keepdim=True)  # else a large mean cancels what is left
         variance = self._regions(activation.square()) - self._regions(activation).square()
         return variance.clamp_min(1e-12).sqrt()
 

@@ -25,7 +25,7 @@ CANDIDATES = 30
 """Tries around a point before it is given up (Bridson 2007 recommends 30)."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class SamplingKey:
     """Points (channel, y, x) in a volume, sorted by channel.
 
@@ -40,13 +40,22 @@ class SamplingKey:
     rule: str
 
     def __post_init__(self) -> None:
-        if self.points.ndim != 2 or self.points.shape[1] != 3 or len(self.points) == 0:
-            raise ValueError(f"A key needs (k, 3) points with k > 0, not {tuple(self.points.shape)}")
+        shape, dtype = tuple(self.points.shape), self.points.dtype
+        if len(shape) != 2 or shape[1] != 3 or shape[0] == 0 or dtype != torch.int64:
+            raise ValueError(f"A key needs (k, 3) points of torch.int64 with k > 0, not {shape} of {dtype}")
         if (self.points < 0).any() or (self.points >= torch.tensor(self.volume)).any():
             raise ValueError(f"A key has points outside its volume {self.volume}")
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SamplingKey):
+            return NotImplemented
+        return (self.volume, self.rule) == (other.volume, other.rule) and torch.equal(self.points, other.points)
+
+    def __hash__(self) -> int:
+        return hash((self.volume, self.rule, len(self)))
 
     def __repr__(self) -> str:
         channels, height, width = self.volume
@@ -69,7 +78,7 @@ class SamplingKey:
         try:
             channels, height, width = tensors["volume"].tolist()
             return cls(tensors["points"], (channels, height, width), metadata["rule"])
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise Mismatch(f"'{path}' holds no sampling key: {error}") from error
 
 

@@ -1,23 +1,26 @@
 """Taps: the places inside a network where activations can be seen.
 
-A tap is the output or the input of one module. `find_taps` runs the network once and lists them with their shapes;
-`tapped` calls back at each of them during a forward pass and always removes its hooks, also when the model raises.
+A tap is the output or the input of one module. `find_taps` runs the network once and lists them with their shapes; a
+`Listener` hears what passes some of them during a forward pass, and its hooks are always removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from inlier.backbones.base import Backbone
 from inlier.errors import Mismatch
+from inlier.registry import nearest
 
-__all__ = ["OUTPUT", "Shape", "Tap", "find_taps", "tapped"]
+__all__ = ["OUTPUT", "Listener", "Shape", "Tap", "find_taps"]
 
 Shape: TypeAlias = tuple[int, int, int]
 """(channels, height, width) of one image's activation; a vector has height and width 1."""
@@ -46,38 +49,53 @@ OUTPUT = Tap("(logits)")
 """The backbone's logits themselves, after the task has made them."""
 
 
-@contextmanager
-def tapped(backbone: Backbone, callbacks: Mapping[Tap, Callable[[Tensor], None]]) -> Iterator[None]:
-    """Call back with the activation at each tap, at the moment it exists, so that later in-place changes do not matter.
+class Listener:
+    """Calls back with the activation at each of some taps while the network runs.
+
+    Args:
+        backbone: its modules are looked up once, here.
+        taps: where to listen.
 
     Raises:
         ValueError: the network has no such module.
-        Mismatch: during the forward pass, what passes a tap is not a tensor.
     """
-    handles = []
-    try:
-        for tap, callback in callbacks.items():
-            module = _module(backbone, tap)
-            if tap.side == "output" or tap is OUTPUT:
-                handles.append(module.register_forward_hook(_output_hook(tap, callback)))
-            else:
-                handles.append(module.register_forward_pre_hook(_input_hook(tap, callback)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def __init__(self, backbone: Backbone, taps: Sequence[Tap]) -> None:
+        self.taps = tuple(taps)
+        self._modules = [_module(backbone, tap) for tap in self.taps]
+
+    @contextmanager
+    def listening(self, callback: Callable[[int, Tensor], None]) -> Iterator[None]:
+        """Within this context, `callback(position, activation)` is called with what passes `taps[position]`.
+
+        It is called at the moment the activation exists, so that later in-place changes do not matter, and it is
+        called no more once the context is left, in whatever way.
+
+        Raises:
+            Mismatch: during the forward pass, what passes a tap is not a tensor.
+        """
+        handles: list[RemovableHandle] = []
+        try:
+            for position, (tap, module) in enumerate(zip(self.taps, self._modules, strict=True)):
+                if tap.side == "output":
+                    handles.append(module.register_forward_hook(_output_hook(tap, position, callback)))
+                else:
+                    handles.append(module.register_forward_pre_hook(_input_hook(tap, position, callback)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def find_taps(backbone: Backbone, size: tuple[int, int], channels: int = 3) -> dict[Tap, Shape]:
     """Both sides of every leaf module that runs once and passes one tensor, in running order, for images of `size`."""
     found: dict[Tap, Shape] = {}
-    repeated: set[str] = set()
+    calls: Counter[Tap] = Counter()
     leaves = [name for name, module in backbone.network.named_modules() if not list(module.children())]
 
     def record(tap: Tap, value: Any) -> None:
-        if isinstance(value, Tensor) and value.ndim in (2, 4):
-            if tap in found:
-                repeated.add(tap.module)
+        calls[tap] += 1
+        if isinstance(value, Tensor) and value.ndim in (2, 4) and len(value) == 1:  # the first axis is the images'
             found[tap] = _shape(value)
 
     handles = []
@@ -85,7 +103,9 @@ def find_taps(backbone: Backbone, size: tuple[int, int], channels: int = 3) -> d
         for name in leaves:
             module = backbone.network.get_submodule(name)
             handles.append(
-                module.register_forward_pre_hook(lambda _, args, name=name: record(Tap(name, "input"), args[0]))
+                module.register_forward_pre_hook(
+                    lambda _, args, name=name: record(Tap(name, "input"), args[0] if args else None)
+                )
             )
             handles.append(module.register_forward_hook(lambda _, __, out, name=name: record(Tap(name), out)))
         with torch.no_grad():
@@ -93,7 +113,7 @@ def find_taps(backbone: Backbone, size: tuple[int, int], channels: int = 3) -> d
     finally:
         for handle in handles:
             handle.remove()
-    return {tap: shape for tap, shape in found.items() if tap.module not in repeated}
+    return {tap: shape for tap, shape in found.items() if calls[tap] == 1}
 
 
 def _shape(activation: Tensor) -> Shape:
@@ -102,26 +122,25 @@ def _shape(activation: Tensor) -> Shape:
 
 
 def _module(backbone: Backbone, tap: Tap) -> nn.Module:
-    if tap is OUTPUT or tap == OUTPUT:
+    if tap == OUTPUT:
         return backbone
     try:
         return backbone.network.get_submodule(tap.module)
     except AttributeError:
-        raise ValueError(
-            f"The network has no module '{tap.module}'; see the names in find_taps(backbone, size)"
-        ) from None
+        names = [name for name, _ in backbone.network.named_modules() if name]
+        raise ValueError(f"The network has no module '{tap.module}'. {nearest(tap.module, names)}") from None
 
 
-def _output_hook(tap: Tap, callback: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Any], None]:
+def _output_hook(tap: Tap, position: int, callback: Callable[[int, Tensor], None]) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        callback(_tensor(tap, output))
+        callback(position, _tensor(tap, output))
 
     return hook
 
 
-def _input_hook(tap: Tap, callback: Callable[[Tensor], None]) -> Callable[[nn.Module, Any], None]:
+def _input_hook(tap: Tap, position: int, callback: Callable[[int, Tensor], None]) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any) -> None:
-        callback(_tensor(tap, args[0] if args else None))
+        callback(position, _tensor(tap, args[0] if args else None))
 
     return hook
 

@@ -219,8 +219,11 @@ def espnet(
         Mismatch: the file does not hold an ESPNet, or holds one of a size whose statistics are not known.
     """
     state, _ = read_tensors(Path(weights))
-    network = _network_for(state, Path(weights))
-    network.load_state_dict(state)
+    try:
+        network = _network_for(state, Path(weights))
+        network.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise Mismatch(f"'{weights}' is not a whole ESPNet: {error}") from error
     outputs = state[_HEAD[isinstance(network, ESPNet)]].shape[0]
     corpus = {20: "cityscapes", 12: "camvid"}.get(outputs)
     if corpus is None and (mean is None or std is None or classes is None):

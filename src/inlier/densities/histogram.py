@@ -25,6 +25,9 @@ EMPTY = 0.5
 CONSTANT = 1e-3
 """A dimension whose range is at most this share of the median one gets the median range around its middle."""
 
+SLACK = 1e-5
+"""Share of the range added at either end, so that rounding throws no row out of the range that it made."""
+
 
 class Histogram(nn.Module):
     """sum_i -log p_i(x_i), each p_i a histogram of equal-width bins on the range of the rows it was fitted to.
@@ -69,8 +72,9 @@ class Histogram(nn.Module):
         x = x.detach().to(self.low)
         low, high = x.aminmax(dim=0)
         span = usable_std(high - low, CONSTANT)
-        self.low.copy_(torch.where(span == high - low, low, (low + high - span) / 2))
-        width = span * (1 + 1e-5) / self.bins  # the largest value is in the last bin, not beyond it
+        low = torch.where(span == high - low, low, (low + high - span) / 2)
+        self.low.copy_(low - SLACK * span)
+        width = span * (1 + 2 * SLACK) / self.bins
         self.inverse_width.copy_(1 / width)
         held = torch.zeros_like(self.steps).scatter_add_(0, self._bin(x), torch.ones_like(x))
         self.steps.copy_((len(x) * width).log() - held.clamp(min=EMPTY).log())

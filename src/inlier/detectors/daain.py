@@ -114,5 +114,6 @@ def daain(
     """
     shapes = anatomy.everywhere()
     volume = (sum(shape[0] for shape in shapes.values()), *anatomy.size)
-    reader = SampledActivations(anatomy.keys.blue_noise(volume, distance), shapes)
+    key = anatomy.keys.blue_noise(volume, distance)
+    reader = anatomy.shared("sampled", lambda: SampledActivations(key, shapes, "sampled"))
     return DAAIN(reader, blocks=blocks, width=width, head=head, bins=bins, seed=seed)

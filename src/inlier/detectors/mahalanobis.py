@@ -52,4 +52,9 @@ def mahalanobis(
 ) -> Mahalanobis:
     """The detector over channel statistics, by default means in four horizontal bands, at the end of every stage."""
     channels = {tap: shape[0] for tap, shape in anatomy.stage_ends().items()}
-    return Mahalanobis(ChannelStatistics(channels, grid=grid, statistics=statistics, normalise=normalise))
+    name = f"{'+'.join(statistics)} in {grid[0]} x {grid[1]}, normalise {normalise}"
+    return Mahalanobis(
+        anatomy.shared(
+            name, lambda: ChannelStatistics(channels, grid=grid, statistics=statistics, normalise=normalise, name=name)
+        )
+    )

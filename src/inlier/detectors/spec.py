@@ -43,7 +43,8 @@ class DetectorSpec:
             node = ast.parse(text.strip(), mode="eval").body
             call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
             settings = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None}
-            name = call.func.id if isinstance(call.func, ast.Name) and not call.args else None
+            whole = len(settings) == len(call.keywords) and not call.args  # nothing starred, nothing twice
+            name = call.func.id if isinstance(call.func, ast.Name) and whole else None
         except (SyntaxError, ValueError):
             name = None
         if name is None:
