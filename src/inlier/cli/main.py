@@ -1,0 +1,76 @@
+"""The command line: `inlier COMMAND`. One command, one file; PyTorch is imported when a command runs, not before."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from typing import Annotated
+
+import typer
+
+from inlier.cli.attack import attack
+from inlier.cli.calibrate import calibrate
+from inlier.cli.demo import demo
+from inlier.cli.fit import fit
+from inlier.cli.listings import backbones, detectors, perturbations, recipes
+from inlier.cli.miou import miou
+from inlier.cli.perturb import perturb
+from inlier.cli.rekey import rekey
+from inlier.cli.score import score
+from inlier.errors import InlierError
+
+__all__ = ["app", "run"]
+
+EXPECTED = (InlierError, ValueError, TypeError, LookupError, OSError)
+"""What bad input raises: the message is enough."""
+
+app = typer.Typer(
+    name="inlier",
+    help="Know, at run time, when a trained vision model should not be believed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (demo, fit, calibrate, score, rekey, perturb, attack, miou):
+    app.command()(command)
+for listing in (detectors, backbones, perturbations, recipes):
+    app.command(rich_help_panel="Listings")(listing)
+
+
+@app.callback()
+def settings(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use; by default all.")] = None,
+) -> None:
+    """Know, at run time, when a trained vision model should not be believed."""
+    _state["debug"] = debug
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+_state = {"debug": False}
+
+
+def run() -> None:
+    """Run a command. Exit codes: 0 fine, 1 an error of ours, 2 wrong use, 3 a gate failed, 130 interrupted."""
+    warnings.showwarning = _say  # type: ignore[assignment]
+    try:
+        app()
+    except EXPECTED as error:
+        if _state["debug"]:
+            traceback.print_exc()
+        # The message of a KeyError is its argument's repr; ours are sentences.
+        print(f"inlier: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if _state["debug"]:
+            traceback.print_exc()
+        print(f"inlier: {type(error).__name__}: {error} (inlier --debug ... shows where)", file=sys.stderr)
+        sys.exit(1)
+
+
+def _say(message: Warning | str, *_: object) -> None:
+    print(f"inlier: warning: {message}", file=sys.stderr)
