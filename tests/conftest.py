@@ -1,10 +1,16 @@
 """Fixtures that many tests share."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+jaxtyping.install_import_hook("inlier", "typecheck.check")  # before anything of inlier is imported
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +22,16 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """For tests of what the library itself says of tensors of wrong shape or type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(autouse=True)
-def _deterministic_and_single_threaded():
+def _single_threaded():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

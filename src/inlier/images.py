@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Batch:
     groups: tuple[str, ...]
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Anything that yields batches in a fixed order, as often as asked."""
 

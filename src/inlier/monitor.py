@@ -76,13 +76,15 @@ class Monitor(nn.Module):
 
     Example:
         >>> from inlier.backbones.base import Backbone, Classification
-        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(),
-        ...                               torch.nn.Linear(8 * 36, 2))
+        >>> _ = torch.manual_seed(0)
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        ...                               torch.nn.Flatten(), torch.nn.Linear(8, 2))
         >>> clean = torch.rand(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> monitor = Monitor(Backbone(network, Classification(("cat", "dog")))).fit(clean)
         >>> monitor = monitor.calibrate(false_alarm_rate=0.05)
-        >>> verdict = monitor(torch.zeros(1, 3, 8, 8))
-        >>> bool(verdict.flagged)
+        >>> stripes = torch.zeros(1, 3, 8, 8)
+        >>> stripes[:, :, ::2] = 1
+        >>> bool(monitor(stripes).flagged)
         True
     """
 

@@ -118,8 +118,9 @@ class ChannelStatistics(Reader):
     """Statistics of every channel over a grid of regions: (n, channels * statistics * rows * columns).
 
     Args:
-        channels: of each tap.
-        grid: (rows, columns) of regions; (4, 1) are four horizontal bands, (1, 1) the whole image.
+        shapes: of the taps.
+        grid: (rows, columns) of regions; (4, 1) are four horizontal bands, (1, 1) the whole image. A map of
+            fewer rows or columns, such as a vector of features, has as many regions as it has.
         statistics: any of `mean`, `std` and `energy`, the high-frequency energy: the mean square of the activation
             less its 3 x 3 mean.
         normalise: `rms` divides each tap's activation by its root mean square in the image at hand, so that
@@ -128,7 +129,7 @@ class ChannelStatistics(Reader):
 
     def __init__(
         self,
-        channels: Mapping[Tap, int],
+        shapes: Mapping[Tap, Shape],
         *,
         grid: tuple[int, int] = (4, 1),
         statistics: Sequence[Statistic] = ("mean",),
@@ -137,18 +138,21 @@ class ChannelStatistics(Reader):
     ) -> None:
         super().__init__()
         unknown = set(statistics) - {"mean", "std", "energy"}
-        if unknown or not statistics or normalise not in ("none", "rms") or min(grid) < 1 or not channels:
+        if unknown or not statistics or normalise not in ("none", "rms") or min(grid) < 1 or not shapes:
             raise ValueError(
                 "ChannelStatistics needs taps, a grid of at least (1, 1), statistics out of mean, std, energy and "
-                f"normalise 'none' or 'rms'; got {len(channels)} taps, {grid}, {tuple(statistics)}, {normalise!r}"
+                f"normalise 'none' or 'rms'; got {len(shapes)} taps, {grid}, {tuple(statistics)}, {normalise!r}"
             )
         self.name = name
-        self.taps = tuple(channels)
-        self.channels = tuple(channels.values())
-        self.grid = grid
+        self.taps = tuple(shapes)
+        self.grids = tuple((min(grid[0], height), min(grid[1], width)) for _, height, width in shapes.values())
         self.statistics = tuple(statistics)
         self.normalise = normalise
-        self.size = sum(self.channels) * len(self.statistics) * grid[0] * grid[1]
+        self.sizes = tuple(
+            shape[0] * len(self.statistics) * rows * columns
+            for shape, (rows, columns) in zip(shapes.values(), self.grids, strict=True)
+        )
+        self.size = sum(self.sizes)
 
     def keep(self, position: int, activation: Tensor) -> Tensor:
         if activation.ndim == 2:
@@ -158,29 +162,32 @@ class ChannelStatistics(Reader):
         if self.normalise == "rms":
             rms = activation.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-20).sqrt()
             activation = activation / rms
-        kept = [getattr(self, f"_{statistic}")(activation) for statistic in self.statistics]
+        grid = self.grids[position]
+        kept = [STATISTICS[statistic](activation, grid) for statistic in self.statistics]
         return torch.cat([statistic.flatten(1) for statistic in kept], dim=1)
 
-    def _regions(self, activation: Tensor) -> Tensor:
-        if self.grid[1] == 1:  # adaptive pooling is slow on a CPU: give it one column, the mean of all
-            activation = activation.mean(-1, keepdim=True)
-        return F.adaptive_avg_pool2d(activation, self.grid)
-
-    def _mean(self, activation: Tensor) -> Tensor:
-        return self._regions(activation)
-
-    def _std(self, activation: Tensor) -> Tensor:
-        activation = activation - activation.mean(dim=(2, 3), keepdim=True)  # else a large mean cancels what is left
-        variance = self._regions(activation.square()) - self._regions(activation).square()
-        return variance.clamp_min(1e-12).sqrt()
-
-    def _energy(self, activation: Tensor) -> Tensor:
-        smooth = F.avg_pool2d(activation, 3, stride=1, padding=1, count_include_pad=False)
-        return self._regions((activation - smooth).square())
-
     def origins(self) -> Int[Tensor, " size"]:
-        counts = torch.tensor(self.channels) * (len(self.statistics) * self.grid[0] * self.grid[1])
-        return torch.arange(len(self.taps)).repeat_interleave(counts)
+        return torch.arange(len(self.taps)).repeat_interleave(torch.tensor(self.sizes))
+
+
+def region_mean(activation: Tensor, grid: tuple[int, int]) -> Tensor:
+    if grid[1] == 1:  # adaptive pooling is slow on a CPU: give it one column, the mean of all
+        activation = activation.mean(-1, keepdim=True)
+    return F.adaptive_avg_pool2d(activation, grid)
+
+
+def region_std(activation: Tensor, grid: tuple[int, int]) -> Tensor:
+    activation = activation - activation.mean(dim=(2, 3), keepdim=True)  # else a large mean cancels what is left
+    variance = region_mean(activation.square(), grid) - region_mean(activation, grid).square()
+    return variance.clamp_min(1e-12).sqrt()
+
+
+def region_energy(activation: Tensor, grid: tuple[int, int]) -> Tensor:
+    smooth = F.avg_pool2d(activation, 3, stride=1, padding=1, count_include_pad=False)
+    return region_mean((activation - smooth).square(), grid)
+
+
+STATISTICS = {"mean": region_mean, "std": region_std, "energy": region_energy}
 
 
 class FeatureMap(Reader):

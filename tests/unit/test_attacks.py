@@ -324,7 +324,7 @@ class Bands(Detector):
 
 
 def bands(backbone: Backbone, train: Tensor) -> tuple[Probe, Bands, float]:
-    reader = ChannelStatistics({Tap("0"): 8, Tap("1"): 8}, grid=(2, 1))
+    reader = ChannelStatistics({Tap("0"): (8, 8, 8), Tap("1"): (8, 8, 8)}, grid=(2, 1))
     probe = Probe(backbone, [reader])
     detector = Bands(reader).fit(probe.read(train))
     return probe, detector, float(detector(probe(frames(400, 7))).quantile(0.95))

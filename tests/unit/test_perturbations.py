@@ -114,6 +114,7 @@ def test_random_perturbations_ask_for_a_generator(kind):
         kind()(images(1, 3, 8, 8))
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_images_out_of_range_are_refused_with_their_range():
     with pytest.raises(ValueError, match=r"not in \[0, 255\]. Divide 8-bit images by 255"):
         VerticalFlip()(torch.tensor([0.0, 255.0]).view(1, 1, 2, 1))

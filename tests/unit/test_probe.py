@@ -50,7 +50,7 @@ def readers():
     shape = (6, 8, 10)
     return [
         SampledActivations(uniform(shape, 30, 0), {Tap("norm"): shape}),
-        ChannelStatistics({Tap("conv"): 6, Tap("act", "input"): 6}, statistics=("mean", "std")),
+        ChannelStatistics({Tap("conv"): (6, 8, 8), Tap("act", "input"): (6, 8, 8)}, statistics=("mean", "std")),
         FeatureMap(Tap("act"), shape, "map"),
         logits((2, 8, 10)),
     ]

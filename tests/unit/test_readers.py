@@ -164,7 +164,7 @@ T = Tap("t")
 
 
 def statistics(activation, **settings):
-    reader = ChannelStatistics({T: activation.shape[1]}, **settings)
+    reader = ChannelStatistics({T: (*activation.shape[1:], 1, 1)[:3]}, **settings)
     values = reader.combine([reader.keep(0, activation)])
     assert values.shape == (len(activation), reader.size)
     return values
@@ -248,7 +248,7 @@ def test_statistics_of_a_batch_are_those_of_its_images():
 
 
 def test_statistics_of_several_taps_follow_each_other_and_know_their_origin():
-    reader = ChannelStatistics({Tap("a"): 2, Tap("b"): 3}, grid=(2, 1), statistics=("mean", "std"))
+    reader = ChannelStatistics({Tap("a"): (2, 8, 8), Tap("b"): (3, 8, 8)}, grid=(2, 1), statistics=("mean", "std"))
     first, second = noise(1, 2, 6, 6), noise(1, 3, 4, 4)
     values = reader.combine([reader.keep(0, first), reader.keep(1, second)])
     assert values.shape == (1, reader.size) == (1, 20)
@@ -258,11 +258,11 @@ def test_statistics_of_several_taps_follow_each_other_and_know_their_origin():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"statistics": ()}, {"statistics": ("median",)}, {"grid": (0, 1)}, {"normalise": "max"}, {"channels": {}}],
+    [{"statistics": ()}, {"statistics": ("median",)}, {"grid": (0, 1)}, {"normalise": "max"}, {"shapes": {}}],
 )
 def test_settings_that_mean_nothing_are_refused(settings):
     with pytest.raises(ValueError, match=r"ChannelStatistics needs taps, a grid of at least \(1, 1\)"):
-        ChannelStatistics(**{"channels": {T: 3}, **settings})
+        ChannelStatistics(**{"shapes": {T: (3, 8, 8)}, **settings})
 
 
 # --- feature maps, and what they share --------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ READERS = {
     "map": lambda tap, c, h, w: FeatureMap(tap, (c, h, w), "map"),
     **{
         f"{statistic} {grid} {normalise}": lambda tap, c, h, w, s=statistic, g=grid, n=normalise: ChannelStatistics(
-            {tap: c}, grid=g, statistics=(s,), normalise=n
+            {tap: (c, h, w)}, grid=g, statistics=(s,), normalise=n
         )
         for statistic in ("mean", "std", "energy")
         for grid in ((1, 1), (4, 1))

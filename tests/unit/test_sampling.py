@@ -194,6 +194,7 @@ def test_no_text_of_a_key_tells_its_points(key):
     assert not leaks(str(error.value))
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_no_error_about_a_key_tells_its_points(key, backbone, tmp_path):
     shapes = {Tap("0"): (8, *IMAGE), Tap("2"): (2, *IMAGE)}
     reader = SampledActivations(key, {**shapes, Tap("1"): (8, *IMAGE)})
