@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from inlier.backbones.espnet import ESPNet
-from inlier.datasets.scenes import CLASSES, TRAINING_WORLDS, UNSEEN_WORLDS, WORLDS, draw
+from inlier.datasets.scenes.classes import CLASSES
+from inlier.datasets.scenes.scene import draw
+from inlier.datasets.scenes.worlds import TRAINING_WORLDS, UNSEEN_WORLDS, WORLDS
 from inlier.files import replacing, write_tensors
 
 HERE = Path(__file__).parent

@@ -18,7 +18,8 @@ from PIL import Image
 from inlier.backbones.street import street_espnet
 from inlier.cli import main
 from inlier.datasets.folder import ImageFolder
-from inlier.datasets.scenes import TRAINING_WORLDS, WORLDS, draw
+from inlier.datasets.scenes.scene import draw
+from inlier.datasets.scenes.worlds import TRAINING_WORLDS, WORLDS
 from inlier.monitor import Monitor
 
 SIZE = (48, 96)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from inlier.datasets.scenes import CLASSES, TRAINING_WORLDS, UNSEEN_WORLDS, WORLDS, View, draw, draw_many
+from inlier.datasets.scenes.classes import CLASSES
+from inlier.datasets.scenes.scene import draw, draw_many
+from inlier.datasets.scenes.view import View
+from inlier.datasets.scenes.worlds import TRAINING_WORLDS, UNSEEN_WORLDS, WORLDS
 
 SUMMER = WORLDS["summer"]
 

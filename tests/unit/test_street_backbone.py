@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from inlier.backbones.street import STREET_CLASSES, street_espnet
-from inlier.datasets.scenes import CLASSES, TRAINING_WORLDS, UNSEEN_WORLDS, WORLDS, draw_many
+from inlier.datasets.scenes.classes import CLASSES
+from inlier.datasets.scenes.scene import draw_many
+from inlier.datasets.scenes.worlds import TRAINING_WORLDS, UNSEEN_WORLDS, WORLDS
 
 
 @pytest.fixture(scope="module")
