@@ -467,7 +467,7 @@ class Monitor(nn.Module):
         else:
             fold, made = self._folds(readings, blocks, folds)
             made = f"fused over {made}"
-        return CleanScores(scores, fold, readings.names, readings.groups, f"{len(readings)} held-out images, {made}")
+        return CleanScores(scores, fold, readings.names, readings.groups, f"held out, {made}")
 
     def _folds(self, readings: Readings, blocks: Blocks, folds: int) -> tuple[Tensor, str]:
         groups = f"{len(set(readings.groups))} group{'s' if len(set(readings.groups)) > 1 else ''}"

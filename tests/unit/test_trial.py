@@ -9,12 +9,10 @@ import torch
 from inlier.backbones.base import Backbone, Segmentation
 from inlier.errors import NotFitted
 from inlier.evaluation.metrics import auroc, rate_interval
+from inlier.evaluation.results import MONITOR, CleanRow, Results
 from inlier.evaluation.trial import (
-    MONITOR,
     Change,
-    CleanRow,
     Panel,
-    Results,
     Seen,
     Trial,
     clean_rows,
@@ -91,7 +89,7 @@ def test_every_column_has_its_own_threshold_at_the_same_rate(panel, monitor):
 
 def test_a_monitor_without_a_threshold_is_refused(backbone):
     for refused in (Panel, unnoticed, lambda m: evasive(m, 0.01)):
-        with pytest.raises(NotFitted, match="not calibrated|calibrated monitor"):
+        with pytest.raises(NotFitted, match="calibrated"):
             refused(Monitor(backbone, "mahalanobis"))
 
 
@@ -195,7 +193,7 @@ def test_who_knows_the_monitor_damages_without_an_alarm_and_within_eps(panel, mo
     trial = try_out(panel, change(lambda x: evasive(monitor, eps)(x)), clean, before)
     assert quiet.any()
     assert not (panel.flagged(trial.after)[MONITOR] & quiet).any()
-    assert (trial.damage[quiet] > 0.05).all()
+    assert (trial.damage[quiet] > 0).all()
 
 
 def test_milliseconds_is_a_median_of_calls_after_the_first():
@@ -213,8 +211,8 @@ def test_results_are_json_and_pool_the_groups_known_and_unseen(panel):
     )
     results = Results(
         "net", 9, CLASSES, (16, 16), ((0, 0, 0),) * 3, ("mahalanobis", "energy"), {"a": 30}, "made up", 0.1,
-        panel.thresholds(), rows, (trial.row(panel, before.scores),), {"change": trial.picture}, (1.0, 2.0), {"all": 3.0},
-        0, "inlier demo",
+        panel.thresholds(), rows, (trial.row(panel, before.scores),), {"change": trial.picture}, (1.0, 2.0),
+        {"all": 3.0}, 0, "inlier demo",
     )  # fmt: skip
     assert results.alarms(known=True) == (1, 20, *rate_interval(1, 20), pytest.approx(0.2))
     assert results.alarms(known=False)[:2] == (9, 10)

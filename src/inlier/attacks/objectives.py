@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from inlier.detectors.base import Detector
 from inlier.observation import Observation
 from inlier.types import Images, LabelMaps, Logits, Scores
 
@@ -91,18 +90,20 @@ def targeted(observation: Observation, context: Context) -> Scores:
     return -context.mean(F.cross_entropy(observation.output, context.target, reduction="none"))
 
 
-def evasion(detector: Detector) -> Objective:
-    """Keep the detector silent; nothing else in the library negates a score."""
-    return _named(f"evasion({detector.name})", lambda observation, context: -detector(observation))
+def evasion(score: Callable[[Observation], Scores]) -> Objective:
+    """Keep a detector, or a monitor by its `objective`, silent; nothing else in the library negates a score."""
+    return _named("evasion", score, lambda observation, context: -score(observation))
 
 
-def alarm(detector: Detector) -> Objective:
-    """Make the detector fire: the false-alarm attack."""
-    return _named(f"alarm({detector.name})", lambda observation, context: detector(observation))
+def alarm(score: Callable[[Observation], Scores]) -> Objective:
+    """Make a detector, or a monitor by its `objective`, fire: the false-alarm attack."""
+    return _named("alarm", score, lambda observation, context: score(observation))
 
 
-def _named(name: str, objective: Objective) -> Objective:
-    objective.__name__ = name  # results are written with the name of what was raised
+def _named(what: str, score: Callable[[Observation], Scores], objective: Objective) -> Objective:
+    # Results are written with the name of what was raised: a detector's own, or that of a monitor's method.
+    whose = getattr(score, "name", None) or getattr(score, "__qualname__", type(score).__name__)
+    objective.__name__ = f"{what}({whose})"
     return objective
 
 

@@ -10,49 +10,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from inlier.attacks.constraints import LinfBall
 from inlier.attacks.engine import Attack
-from inlier.attacks.objectives import Context, Objective, Sum, cross_entropy, damage, evasion, most_likely
+from inlier.attacks.objectives import (
+    Context,
+    Objective,
+    Selective,
+    Sum,
+    cross_entropy,
+    damage,
+    evasion,
+    fooled,
+    most_likely,
+)
 from inlier.attacks.steppers import SignStep
 from inlier.calibration import Calibration
-from inlier.detectors.base import Detector
 from inlier.errors import NotFitted
-from inlier.evaluation.metrics import auroc, changed_share, rate_interval
+from inlier.evaluation.metrics import auroc, changed_share
+from inlier.evaluation.results import DAMAGED, MONITOR, CleanRow, Kind, Picture, TrialRow
 from inlier.monitor import Monitor
 from inlier.observation import Observation
 from inlier.perturbations.base import to_8_bit
 from inlier.types import Images, LabelMaps, Progress, Scores
 
-__all__ = [
-    "DAMAGED",
-    "MONITOR",
-    "Change",
-    "CleanRow",
-    "Kind",
-    "Panel",
-    "Picture",
-    "Seen",
-    "Trial",
-    "TrialRow",
-    "clean_rows",
-    "evasive",
-    "milliseconds",
-    "take",
-    "try_out",
-]
+__all__ = ["Change", "Panel", "Seen", "Trial", "clean_rows", "evasive", "milliseconds", "take", "try_out"]
 
-Kind: TypeAlias = Literal["perturbation", "attack", "adaptive attack"]
-
-MONITOR = "monitor"
-"""The column of the monitor as a whole; the others are named by detector."""
-DAMAGED = 0.3
-"""Share of changed pixels from which an image counts as damaged."""
 BATCH = 8
 
 
@@ -63,33 +50,27 @@ class Seen:
     scores: Mapping[str, Scores]
     prediction: LabelMaps
 
+    def subset(self, indices: Tensor) -> Seen:
+        """Of some of the images."""
+        return Seen({name: scores[indices] for name, scores in self.scores.items()}, self.prediction[indices])
+
 
 class Panel:
-    """Detectors side by side: a monitor, each of its detectors if it has several, and those of monitors beside it.
+    """A monitor and each of its detectors side by side, in one forward pass.
 
     Args:
         monitor: calibrated; its false-alarm rate is everybody's.
-        beside: calibrated monitors of the same backbone, fitted to the same clean images.
 
     Raises:
         NotFitted: the monitor is not calibrated.
-        ValueError: two detectors have one name.
     """
 
-    def __init__(self, monitor: Monitor, *beside: Monitor) -> None:
-        if monitor.false_alarm_rate is None:
-            raise NotFitted("A panel needs a calibrated monitor: call fit(clean images), then calibrate()")
+    def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
-        self.beside = beside
-        self.false_alarm_rate = monitor.false_alarm_rate
+        self.false_alarm_rate = calibrated_rate(monitor)
         self.calibrations: dict[str, Calibration] = {MONITOR: monitor.calibration}
-        members = [monitor, *beside] if len(monitor.detectors) > 1 else list(beside)
-        for member in members:
-            for name, calibration in member.calibrations.items():
-                if name in self.calibrations:
-                    raise ValueError(f"Two detectors of the panel are named '{name}'")
-                assert isinstance(calibration, Calibration)
-                self.calibrations[name] = calibration
+        if len(monitor.detectors) > 1:  # else the monitor is its detector
+            self.calibrations |= {name: c for name, c in monitor.calibrations.items() if isinstance(c, Calibration)}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -106,14 +87,10 @@ class Panel:
 
     @torch.no_grad()
     def look(self, images: Images) -> Seen:
-        """Score and predict images, in one forward pass for the monitor and one for each beside it."""
+        """Score and predict images."""
         observation = self.monitor.probe(images)
-        scores = {MONITOR: self.monitor.objective(observation)}
-        if len(self.monitor.detectors) > 1:
-            scores |= {name: detector(observation) for name, detector in self.monitor.detectors.items()}
-        for other in self.beside:
-            scores |= other.scores(images)
-        return Seen(scores, most_likely(observation.output))
+        scores = {name: self.monitor.detectors[name](observation) for name in self.columns if name != MONITOR}
+        return Seen({MONITOR: self.monitor.objective(observation), **scores}, most_likely(observation.output))
 
 
 def take(panel: Panel, images: Images, *, progress: Progress | None = None, phase: str = "scoring") -> Seen:
@@ -127,34 +104,6 @@ def take(panel: Panel, images: Images, *, progress: Progress | None = None, phas
         {name: torch.cat([part.scores[name] for part in parts]) for name in panel.columns},
         torch.cat([part.prediction for part in parts]),
     )
-
-
-# --- clean images ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CleanRow:
-    """Clean images of one group.
-
-    Args:
-        group: its name.
-        known: whether the monitor was fitted to images of this group.
-        images: how many there were.
-        wrong: the share of pixels that the network gets wrong on them.
-        alarms: how many images each column flagged.
-        scores: the monitor's.
-    """
-
-    group: str
-    known: bool
-    images: int
-    wrong: float
-    alarms: Mapping[str, int]
-    scores: tuple[float, ...]
-
-    def interval(self, column: str = MONITOR) -> tuple[float, float]:
-        """The 95 % Clopper-Pearson interval of a column's rate of false alarms."""
-        return rate_interval(self.alarms[column], self.images)
 
 
 def clean_rows(
@@ -179,9 +128,6 @@ def clean_rows(
     return rows
 
 
-# --- changed images -------------------------------------------------------------------------------------------------
-
-
 def _stay(maps: Tensor) -> Tensor:
     return maps
 
@@ -195,8 +141,8 @@ class Change:
         label: for people.
         kind: natural, an attack on the network, or an attack on network and monitor at once.
         make: the changed images, of the same shape.
-        moves: where the change puts each pixel, (n, h, w) -> (n, h, w): a prediction for a flipped image is compared
-            with the flipped prediction.
+        moves: where the change puts each pixel of maps (..., h, w): the prediction for a flipped image is compared with
+            the flipped prediction.
     """
 
     name: str
@@ -204,59 +150,6 @@ class Change:
     kind: Kind
     make: Callable[[Images], Images]
     moves: Callable[[Tensor], Tensor] = _stay
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """One image before and after a change.
-
-    Args:
-        before, after: the images, (3, h, w) in [0, 1].
-        predicted_before, predicted_after: the classes, (h, w).
-        heat: how much of the probability moved to other classes at each pixel, (h, w) in [0, 1].
-        changed: the share of pixels whose class changed.
-        p_value, flagged: what the monitor says of the changed image.
-    """
-
-    before: Float[Tensor, "c h w"]
-    after: Float[Tensor, "c h w"]
-    predicted_before: Int[Tensor, "h w"]
-    predicted_after: Int[Tensor, "h w"]
-    heat: Float[Tensor, "h w"]
-    changed: float
-    p_value: float
-    flagged: bool
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """What became of one change, in numbers.
-
-    Args:
-        name, label, kind: of the change.
-        images: how many were changed.
-        changed: mean share of pixels whose predicted class changed.
-        auroc: by column, against the clean images; an attacker who stops below the threshold makes it mislead.
-        caught: by column, the share flagged at the column's threshold.
-        eligible: images that the monitor did not flag before the change.
-        evaded: those of them with `DAMAGED` or more of their pixels changed and still no alarm of the monitor.
-        scores: the monitor's.
-    """
-
-    name: str
-    label: str
-    kind: Kind
-    images: int
-    changed: float
-    auroc: Mapping[str, float]
-    caught: Mapping[str, float]
-    eligible: int
-    evaded: int
-    scores: tuple[float, ...]
-
-    def evasion_interval(self) -> tuple[float, float]:
-        """The 95 % Clopper-Pearson interval of evaded / eligible."""
-        return rate_interval(self.evaded, self.eligible)
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,23 +188,17 @@ class Trial:
         )
 
 
-def try_out(panel: Panel, change: Change, images: Images, *, progress: Progress | None = None) -> Trial:
-    """Change images, keep them as 8-bit files would, and see what the panel says before and after."""
-    after = []
+def try_out(panel: Panel, change: Change, images: Images, before: Seen, *, progress: Progress | None = None) -> Trial:
+    """Change images of which the panel's view is `before`, keep them as 8-bit files would, and look again."""
+    parts = []
     for start in range(0, len(images), BATCH):
-        after.append(to_8_bit(change.make(images[start : start + BATCH])))
+        parts.append(to_8_bit(change.make(images[start : start + BATCH])))
         if progress is not None:
             progress(change.label, min(start + BATCH, len(images)), len(images))
-    changed = torch.cat(after)
-    seen_before, seen_after = take(panel, images), take(panel, changed)
-    moved = change.moves(seen_before.prediction)
-    return Trial(
-        change,
-        seen_before.scores,
-        seen_after.scores,
-        changed_share(moved, seen_after.prediction),
-        _picture(panel, change, images[:1], changed[:1]),
-    )
+    changed = torch.cat(parts)
+    after = take(panel, changed)
+    shares = changed_share(change.moves(before.prediction), after.prediction)
+    return Trial(change, before.scores, after.scores, shares, _picture(panel, change, images[:1], changed[:1]))
 
 
 @torch.no_grad()
@@ -333,48 +220,47 @@ def _picture(panel: Panel, change: Change, before: Images, after: Images) -> Pic
     )
 
 
-def evasive(
-    monitor: Monitor, eps: float = 0.01, *, step_size: float = 0.002, steps: int = 20, weight: float = 1.0
-) -> Callable[[Images], Images]:
-    """An attacker who has the network and the monitor: sign steps on cross-entropy minus `weight` times the score.
+def evasive(monitor: Monitor, eps: float, *, steps: int = 20, weight: float = 0.1) -> Callable[[Images], Images]:
+    """An attacker who has the network and the monitor: sign steps on the cross-entropy minus `weight` times the score.
 
-    Of the points on the way, the one with the most damage among those that the monitor lets pass is taken, image by
-    image. (Carlini & Wagner, Adversarial examples are not easily detected, 2017, section 2.4.)
+    From where that ends, as many steps on the cross-entropy where the damage is too small yet and on the score where it
+    is large enough. Steps are eps / 5 long. Of all points on the way, the one with the most damage among those that the
+    monitor lets pass is taken, image by image. (Carlini & Wagner, arXiv:1705.07263, attack detector and network at
+    once; Bryniarski et al., arXiv:2106.15023, by turns.)
+
+    Raises:
+        NotFitted: the monitor is not calibrated.
     """
-    attack = Attack(LinfBall(eps), SignStep(step_size), steps, rule=Sum((1.0, weight)), keep="best")
+    stepper = SignStep(eps / 5)
+    at_once = Attack(LinfBall(eps), stepper, steps, rule=Sum((1.0, weight)), keep="best")
+    by_turns = Attack(LinfBall(eps), stepper, steps, rule=Selective(fooled(DAMAGED + 0.05)), keep="best")
+    objectives, better = (cross_entropy, evasion(monitor.objective)), unnoticed(monitor)
 
     def make(images: Images) -> Images:
-        objectives = (cross_entropy, evasion(Whole(monitor)))
-        return attack(monitor.probe, images, objectives, better=unnoticed(monitor)).images
+        first = at_once(monitor.probe, images, objectives, better=better).images
+        return by_turns(monitor.probe, images, objectives, better=better, initial=first).images
 
     return make
 
 
-class Whole(Detector):
-    """A monitor as one detector, so that what evades a detector evades it."""
-
-    name = MONITOR
-
-    def __init__(self, monitor: Monitor) -> None:
-        super().__init__()
-        self.monitor = monitor
-
-    def forward(self, observation: Observation) -> Scores:
-        return self.monitor.objective(observation)
-
-
 def unnoticed(monitor: Monitor) -> Objective:
-    """Damage where the monitor is silent; else minus how far the score is above the threshold."""
-    rate = monitor.false_alarm_rate
-    if rate is None:
-        raise NotFitted("The monitor is not calibrated: call fit(clean images), then calibrate()")
-    threshold = monitor.calibration.threshold(rate)
+    """Damage where the monitor is silent, else minus the excess of the score: what an attacker keeps the best of."""
+    # A tenth below the threshold, so that rounding to 8 bit does not raise the alarm.
+    threshold = monitor.calibration.threshold(calibrated_rate(monitor))
+    bound = threshold - abs(threshold) / 10
 
     def objective(observation: Observation, context: Context) -> Scores:
-        above = monitor.objective(observation) - threshold
-        return damage(most_likely(observation.output), context).where(above <= 0, -above)
+        excess = monitor.objective(observation) - bound
+        return damage(most_likely(observation.output), context).where(excess <= 0, -excess)
 
     return objective
+
+
+def calibrated_rate(monitor: Monitor) -> float:
+    """The false-alarm rate of a calibrated monitor."""
+    if monitor.false_alarm_rate is None:
+        raise NotFitted("The monitor is not calibrated: call fit(clean images), then calibrate()")
+    return monitor.false_alarm_rate
 
 
 def milliseconds(call: Callable[[], object], repeats: int = 15) -> float:
