@@ -6,6 +6,7 @@ Hooks are set for the forward pass alone and removed after it, also when the mod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +38,12 @@ class Probe(nn.Module):
                 raise ValueError(f"Two different readers are named '{reader.name}'; give one of them another name")
         self.backbone = backbone
         self.readers = nn.ModuleDict(unique)
-        self._places: dict[Tap, list[tuple[Reader, int]]] = {}
-        for reader in unique.values():
-            for position, tap in enumerate(reader.taps):
-                self._places.setdefault(tap, []).append((reader, position))
-        self._listener = Listener(backbone, list(self._places))
+        self._spans: dict[str, slice] = {}  # where what each reader keeps of its taps lies in the listener's list
+        keeps: list[tuple[Tap, Callable[[Tensor], Tensor]]] = []
+        for name, reader in unique.items():
+            self._spans[name] = slice(len(keeps), len(keeps) + len(reader.taps))
+            keeps += [(tap, partial(reader.keep, position)) for position, tap in enumerate(reader.taps)]
+        self._listener = Listener(backbone, keeps)
 
     def forward(self, images: Images) -> Observation:
         """Observe images in [0, 1]; the forward pass runs when something of it is first asked for."""
@@ -49,24 +51,17 @@ class Probe(nn.Module):
 
     def pass_through(self, images: Images) -> tuple[Logits, dict[str, Tensor]]:
         """One forward pass: logits and what each reader kept."""
-        kept: dict[str, list[Tensor | None]] = {name: [None] * len(r.taps) for name, r in self._readers()}
-        places = list(self._places.values())
-
-        def keep(number: int, activation: Tensor) -> None:
-            for reader, position in places[number]:
-                if kept[reader.name][position] is not None:
-                    tap = reader.taps[position]
-                    raise Mismatch(f"'{tap}' runs more than once in a forward pass; tap a module that runs once")
-                kept[reader.name][position] = reader.keep(position, activation)
-
-        with self._listener.listening(keep):
+        with self._listener.listening() as kept:
             output = self.backbone(images)
         readings = {}
-        for name, reader in self._readers():
-            missing = [str(tap) for tap, value in zip(reader.taps, kept[name], strict=True) if value is None]
-            if missing:
+        for name, span in self._spans.items():
+            reader = self.readers[name]
+            assert isinstance(reader, Reader)
+            pieces = [piece for piece in kept[span] if piece is not None]
+            if len(pieces) < len(reader.taps):
+                missing = [str(tap) for tap, piece in zip(reader.taps, kept[span], strict=True) if piece is None]
                 raise Mismatch(f"No activation came past {', '.join(missing)}: the forward pass does not run there")
-            readings[name] = reader.combine([value for value in kept[name] if value is not None])
+            readings[name] = reader.combine(pieces)
         return output, readings
 
     def read(

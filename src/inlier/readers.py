@@ -77,26 +77,31 @@ class SampledActivations(Reader):
             if len(inside) > 0:
                 # Not persistent: an artefact must not tell the key.
                 index = _native_index(inside, start, shape, key.volume)
-                self.register_buffer(f"index_{len(used)}", index, persistent=False)
+                self.register_buffer(f"index_{len(used)}", index[None], persistent=False)
                 used[tap] = shape
             start += shape[0]
         self.taps = tuple(used)
         self.shapes = tuple(used.values())
+        # A vector comes as (n, c) or as (n, c, 1, 1).
+        self.accepted = tuple((shape, shape[:1]) if shape[1:] == (1, 1) else (shape,) for shape in self.shapes)
         self.index_names = tuple(f"index_{position}" for position in range(len(used)))
 
     def keep(self, position: int, activation: Tensor) -> Tensor:
-        if activation.shape[1:] != self.shapes[position][: activation.ndim - 1]:
+        if activation.shape[1:] not in self.accepted[position]:
             _, height, width = self.volume
             raise Mismatch(
                 f"The key was drawn for images of {height} x {width} (h x w); at '{self.taps[position]}' it expects "
                 f"{self.shapes[position]}, and {tuple(activation.shape[1:])} came. Resize the images, or draw a key "
                 "for their size."
             )
-        # get_buffer costs as much as the gather itself
-        return activation.flatten(1).index_select(1, self._buffers[self.index_names[position]])  # type: ignore[arg-type]
+        index = self._buffers[self.index_names[position]]  # get_buffer costs as much as the gather itself
+        assert index is not None
+        if activation.shape[0] == 1 and not activation.requires_grad:
+            return activation.take(index)  # the fastest, but its backward pass would need the activation unchanged
+        return activation.flatten(1).index_select(1, index[0])
 
     def origins(self) -> Int[Tensor, " size"]:
-        counts = torch.tensor([len(self.get_buffer(name)) for name in self.index_names])
+        counts = torch.tensor([self.get_buffer(name).shape[1] for name in self.index_names])
         return torch.arange(len(self.taps)).repeat_interleave(counts)
 
 

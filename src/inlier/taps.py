@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from inlier.backbones.base import Backbone
 from inlier.errors import Mismatch
@@ -50,41 +49,80 @@ OUTPUT = Tap("(logits)")
 
 
 class Listener:
-    """Calls back with the activation at each of some taps while the network runs.
+    """Keeps something of what passes some taps while the network runs.
 
     Args:
         backbone: its modules are looked up once, here.
-        taps: where to listen.
+        keeps: taps, and what makes of an activation there what is kept of it. A tap may occur again.
 
     Raises:
         ValueError: the network has no such module.
     """
 
-    def __init__(self, backbone: Backbone, taps: Sequence[Tap]) -> None:
-        self.taps = tuple(taps)
-        self._modules = [_module(backbone, tap) for tap in self.taps]
+    def __init__(self, backbone: Backbone, keeps: Sequence[tuple[Tap, Callable[[Tensor], Tensor]]]) -> None:
+        self.backbone = backbone
+        self.keeps = tuple(keeps)
+        self._kept: list[Tensor | None] = [None] * len(keeps)
+        self._busy = False
+        self._hooks: list[tuple[dict[Any, Any], Callable[..., None]]] = []
+        for position, (tap, keep) in enumerate(keeps):
+            module = _module(backbone, tap)
+            if tap.side == "output":
+                self._hooks.append((module._forward_hooks, self._output_hook(tap, position, keep)))
+            else:
+                self._hooks.append((module._forward_pre_hooks, self._input_hook(tap, position, keep)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Listener, (self.backbone, self.keeps)  # hooks belong to modules, so that a copy needs its own
 
     @contextmanager
-    def listening(self, callback: Callable[[int, Tensor], None]) -> Iterator[None]:
-        """Within this context, `callback(position, activation)` is called with what passes `taps[position]`.
+    def listening(self) -> Iterator[list[Tensor | None]]:
+        """A list of what is kept, in the order of `keeps`; within this context a forward pass fills it.
 
-        It is called at the moment the activation exists, so that later in-place changes do not matter, and it is
-        called no more once the context is left, in whatever way.
+        Each activation is dealt with at the moment it exists, so that later in-place changes do not matter. No hook
+        outlives the context, in whatever way it is left.
 
         Raises:
-            Mismatch: during the forward pass, what passes a tap is not a tensor.
+            Mismatch: during the forward pass, what passes a tap is not a tensor, or the tap is passed again.
+            RuntimeError: the context is entered within itself, or by two threads at once.
         """
-        handles: list[RemovableHandle] = []
+        if self._busy:
+            raise RuntimeError(
+                "This listener is listening already: a network is observed by one forward pass at a time"
+            )
+        self._busy = True
         try:
-            for position, (tap, module) in enumerate(zip(self.taps, self._modules, strict=True)):
-                if tap.side == "output":
-                    handles.append(module.register_forward_hook(_output_hook(tap, position, callback)))
-                else:
-                    handles.append(module.register_forward_pre_hook(_input_hook(tap, position, callback)))
-            yield
+            # What register_forward_hook does, less its handles, which cost more than the hooks themselves.
+            for hooks, hook in self._hooks:
+                hooks[hook] = hook
+            yield self._kept
         finally:
-            for handle in handles:
-                handle.remove()
+            for hooks, hook in self._hooks:
+                hooks.pop(hook, None)
+            self._kept = [None] * len(self._kept)
+            self._busy = False
+
+    def _output_hook(self, tap: Tap, position: int, keep: Callable[[Tensor], Tensor]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if not isinstance(output, Tensor) or self._kept[position] is not None:
+                refuse(tap, output)
+            self._kept[position] = keep(output)
+
+        return hook
+
+    def _input_hook(self, tap: Tap, position: int, keep: Callable[[Tensor], Tensor]) -> Callable[..., None]:
+        hook = self._output_hook(tap, position, keep)
+
+        def pre_hook(module: nn.Module, args: Any) -> None:
+            hook(module, args, args[0] if args else None)
+
+        return pre_hook
+
+
+def refuse(tap: Tap, value: Any) -> NoReturn:
+    if isinstance(value, Tensor):
+        raise Mismatch(f"'{tap}' runs more than once in a forward pass; tap a module that runs once")
+    raise Mismatch(f"Tap '{tap}' passes {type(value).__name__}, not a tensor; tap a module inside it instead")
 
 
 def find_taps(backbone: Backbone, size: tuple[int, int], channels: int = 3) -> dict[Tap, Shape]:
@@ -129,23 +167,3 @@ def _module(backbone: Backbone, tap: Tap) -> nn.Module:
     except AttributeError:
         names = [name for name, _ in backbone.network.named_modules() if name]
         raise ValueError(f"The network has no module '{tap.module}'. {nearest(tap.module, names)}") from None
-
-
-def _output_hook(tap: Tap, position: int, callback: Callable[[int, Tensor], None]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        callback(position, _tensor(tap, output))
-
-    return hook
-
-
-def _input_hook(tap: Tap, position: int, callback: Callable[[int, Tensor], None]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any) -> None:
-        callback(position, _tensor(tap, args[0] if args else None))
-
-    return hook
-
-
-def _tensor(tap: Tap, value: Any) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise Mismatch(f"Tap '{tap}' passes {type(value).__name__}, not a tensor; tap a module inside it instead")
-    return value

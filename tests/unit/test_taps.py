@@ -47,19 +47,40 @@ def hooks(backbone):
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in backbone.modules())
 
 
-def ignore(position, activation):
-    pass
+def keep(activation):
+    return activation
 
 
 def test_a_listener_listens_again_and_hears_nothing_in_between(backbone):
     heard = []
-    listener = Listener(backbone, [Tap("first")])
+    listener = Listener(backbone, [(Tap("first"), lambda activation: heard.append(1) or activation)])
     for _ in range(2):
         backbone(IMAGES)
-        with listener.listening(lambda position, _: heard.append(position)):
+        with listener.listening():
             backbone(IMAGES)
-    assert heard == [0, 0]
+    assert heard == [1, 1]
     assert hooks(backbone) == 0
+
+
+def test_a_listener_hears_one_pass_at_a_time(backbone):
+    listener = Listener(backbone, [(Tap("first"), keep)])
+    with listener.listening():
+        with pytest.raises(RuntimeError, match="one forward pass at a time"), listener.listening():
+            pass
+        assert hooks(backbone) == 1
+        backbone(IMAGES)
+        with pytest.raises(Mismatch, match="'first' runs more than once in a forward pass"):
+            backbone(IMAGES)
+    assert hooks(backbone) == 0
+
+
+def test_what_is_kept_outlives_the_next_pass(backbone):
+    listener = Listener(backbone, [(Tap("first"), keep)])
+    with listener.listening() as kept:
+        backbone(IMAGES)
+    with listener.listening():
+        backbone(1 - IMAGES)
+    assert torch.equal(kept[0], backbone.network.first(IMAGES))
 
 
 def test_a_tap_is_written_and_read_back():
@@ -126,11 +147,10 @@ def test_a_network_that_is_one_module_has_its_two_sides():
 
 
 def test_callbacks_get_both_sides_and_the_logits(backbone):
-    seen = {}
     taps = (Tap("first"), Tap("first", "input"), OUTPUT)
-    with Listener(backbone, taps).listening(lambda position, value: seen.update({taps[position]: value})):
+    with Listener(backbone, [(tap, keep) for tap in taps]).listening() as kept:
         output = backbone(IMAGES)
-    assert list(seen) == [Tap("first", "input"), Tap("first"), OUTPUT]
+    seen = dict(zip(taps, kept, strict=True))
     assert torch.equal(seen[Tap("first", "input")], IMAGES)
     assert torch.equal(seen[Tap("first")], backbone.network.first(IMAGES))
     assert seen[OUTPUT] is output
@@ -138,20 +158,20 @@ def test_callbacks_get_both_sides_and_the_logits(backbone):
 
 def test_an_unknown_module_is_named_with_the_nearest_and_leaves_no_hook(backbone):
     with pytest.raises(ValueError, match=r"The network has no module 'frist'\. Did you mean 'first'\?"):
-        Listener(backbone, [Tap("first"), Tap("frist")])
+        Listener(backbone, [(Tap("first"), keep), (Tap("frist"), keep)])
     assert hooks(backbone) == 0
 
 
 @pytest.mark.parametrize(("tap", "what"), [(Tap("split"), "tuple"), (Tap("named", "input"), "NoneType")])
 def test_what_is_no_tensor_is_named(backbone, tap, what):
-    listener = Listener(backbone, [tap])
-    with pytest.raises(Mismatch, match=f"Tap '{tap}' passes {what}, not a tensor"), listener.listening(ignore):
+    listener = Listener(backbone, [(tap, keep)])
+    with pytest.raises(Mismatch, match=f"Tap '{tap}' passes {what}, not a tensor"), listener.listening():
         backbone(IMAGES)
     assert hooks(backbone) == 0
 
 
-def run(backbone, listener, callback):
-    with listener.listening(callback):
+def run(backbone, listener):
+    with listener.listening():
         assert hooks(backbone) == 2
         backbone(IMAGES)
 
@@ -164,9 +184,10 @@ def test_no_hook_survives(backbone, error, where):
 
     if where == "model":
         backbone.network.named.forward = fail
-    listener = Listener(backbone, [Tap("first"), Tap("split", "input")])
+    of = fail if where == "callback" else keep
+    listener = Listener(backbone, [(Tap("first"), of), (Tap("split", "input"), of)])
     with pytest.raises(error):
-        run(backbone, listener, fail if where == "callback" else ignore)
+        run(backbone, listener)
     assert hooks(backbone) == 0
 
 
@@ -180,7 +201,7 @@ def test_looking_for_taps_leaves_no_hook(backbone):
 
 def test_hooks_of_the_user_stay(backbone):
     handle = backbone.network.first.register_forward_hook(lambda *_: None)
-    with Listener(backbone, [Tap("first")]).listening(ignore):
+    with Listener(backbone, [(Tap("first"), keep)]).listening():
         backbone(IMAGES)
     find_taps(backbone, (8, 10))
     assert list(backbone.network.first._forward_hooks) == [handle.id]

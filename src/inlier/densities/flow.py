@@ -12,7 +12,6 @@ import math
 from typing import Self, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -208,7 +207,14 @@ class FusedFlow(nn.Module):
     adds then change by constants. So all ActNorms together become one scale and one offset of the input.
     """
 
-    STAGE = ("enter", "enter_bias", "leave", "leave_bias", "index")
+    enter: Tensor
+    enter_bias: Tensor
+    leave: Tensor
+    leave_bias: Tensor
+    index: Tensor
+    scale: Tensor
+    offset: Tensor
+    log_det: Tensor
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
@@ -230,9 +236,9 @@ class FusedFlow(nn.Module):
             gain = GAIN * torch.cat([torch.ones_like(changed), changed])
             stages.append(
                 (
-                    enter,
+                    enter.T,
                     coupling.enter.bias - enter @ kept_offset,
-                    gain[:, None] * coupling.leave.weight,
+                    (gain[:, None] * coupling.leave.weight).T,
                     gain * coupling.leave.bias + torch.cat([none, changed_offset]),
                     permutation.index,
                 )
@@ -240,23 +246,29 @@ class FusedFlow(nn.Module):
             offset = torch.cat([kept_offset, none]) + scale * actnorm.offset
             scale = scale * actnorm.log_scale.double().exp()
             log_det = log_det + actnorm.log_scale.double().sum()
-        self.scale: Tensor
-        self.offset: Tensor
-        self.log_det: Tensor
         constants = [torch.stack(stage) for stage in zip(*reversed(stages), strict=True)]
-        names = (*self.STAGE, "scale", "offset", "log_det")
+        names = ("enter", "enter_bias", "leave", "leave_bias", "index", "scale", "offset", "log_det")
         for name, value in zip(names, [*constants, scale, offset, log_det], strict=True):
             self.register_buffer(name, value.to(like.dtype) if value.is_floating_point() else value, persistent=False)
 
     def forward(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
         """z and log |det dz/dx|."""
+        log_scales: list[Tensor] = []
+        z = self.latent(x, log_scales)
+        return z, self.log_det + torch.stack(log_scales).sum((0, 2))
+
+    def latent(self, x: Float[Tensor, "n d"], log_scales: list[Tensor] | None = None) -> Float[Tensor, "n d"]:
+        """z alone; the log scales of each block, whose sum is its log-determinant, are put into `log_scales`."""
         x = torch.addcmul(self.offset, x, self.scale)
-        log_scales = []
-        stages = zip(*(self.get_buffer(name).unbind() for name in self.STAGE), strict=True)
-        for enter, enter_bias, leave, leave_bias, index in stages:
+        base = math.exp(self.clamp)
+        for enter, enter_bias, leave, leave_bias, index in zip(
+            self.enter, self.enter_bias, self.leave, self.leave_bias, self.index, strict=True
+        ):
             kept, changed = torch.split(x, self.sizes, dim=1)
-            a, shift = F.linear(F.linear(kept, enter, enter_bias).relu(), leave, leave_bias).chunk(2, dim=1)
-            log_scale = self.clamp * a.tanh()
-            x = torch.cat([kept, torch.addcmul(shift, changed, log_scale.exp())], dim=1).index_select(1, index)
-            log_scales.append(log_scale)
-        return x, self.log_det + torch.stack(log_scales).sum((0, 2))
+            a, shift = torch.addmm(leave_bias, torch.addmm(enter_bias, kept, enter).relu(), leave).chunk(2, dim=1)
+            bounded = a.tanh()
+            scale = torch.pow(base, bounded)  # exp(clamp tanh) in one step
+            x = torch.cat([kept, torch.addcmul(shift, changed, scale)], dim=1).index_select(1, index)
+            if log_scales is not None:
+                log_scales.append(self.clamp * bounded)
+        return x

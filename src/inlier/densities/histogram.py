@@ -50,11 +50,13 @@ class Histogram(nn.Module):
         self.count: Tensor
         self.low: Tensor
         self.inverse_width: Tensor
+        self.first: Tensor
         self.steps: Tensor
         self.nodes: Tensor
         self.register_buffer("count", torch.tensor(0))
         self.register_buffer("low", torch.zeros(dim))
         self.register_buffer("inverse_width", torch.ones(dim))
+        self.register_buffer("first", torch.ones(dim))  # the row of `steps` that 0 lies in, as a real number
         self.register_buffer("steps", torch.zeros(bins + 2, dim))  # -log p of: below, each bin, above
         self.register_buffer("nodes", torch.zeros(bins + 2, dim))  # the same for `smooth`, at the bins' middles
 
@@ -76,6 +78,7 @@ class Histogram(nn.Module):
         self.low.copy_(low - SLACK * span)
         width = span * (1 + 2 * SLACK) / self.bins
         self.inverse_width.copy_(1 / width)
+        self.first.copy_(1 - self.low / width)
         held = torch.zeros_like(self.steps).scatter_add_(0, self._bin(x), torch.ones_like(x))
         self.steps.copy_((len(x) * width).log() - held.clamp(min=EMPTY).log())
         self.nodes.copy_(self.steps)
@@ -108,5 +111,5 @@ class Histogram(nn.Module):
 
     def _bin(self, x: Tensor) -> Tensor:
         """(n, d) rows of `steps`: 0 is below the range, bins + 1 above."""
-        position = ((x - self.low) * self.inverse_width).nan_to_num(nan=torch.inf)
-        return position.floor().clamp(-1, self.bins).long() + 1
+        position = torch.addcmul(self.first, x, self.inverse_width).nan_to_num(nan=torch.inf)
+        return position.clamp(0, self.bins + 1).long()  # at least 0, so that to cut off is to round down

@@ -10,7 +10,7 @@ import math
 from typing import Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from inlier.anatomy import Anatomy
 from inlier.densities.flow import Flow, FusedFlow
@@ -71,30 +71,31 @@ class DAAIN(Detector):
         self.fuse()
         if self.head is not None:
             with torch.no_grad():
-                z, _ = self.latent(x)
-            self.head.fit(z)  # type: ignore[operator]
+                self.head.fit(self.fitted_flow.latent(x))  # type: ignore[operator]
         return self
 
     def fuse(self) -> None:
         """Fold the fitted flow into its fast form, which gives the same numbers."""
         self.fused = self.flow.fused()
 
-    def latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The latent vectors and log-determinants of readings.
+    @property
+    def fitted_flow(self) -> FusedFlow:
+        """The flow in its fast form.
 
         Raises:
-            NotFitted: the flow was never fitted.
+            NotFitted: it was never fitted.
         """
         if self.fused is None:
             raise NotFitted("The flow is not fitted: call fit(readings of clean images) first")
-        z, log_det = self.fused(x)
-        return z, log_det
+        return self.fused
 
     def forward(self, observation: Observation) -> Scores:
-        z, log_det = self.latent(observation.readings[self.reading])
+        x = observation.readings[self.reading]
         if self.head is None:
-            return 0.5 * (z.square() + LOG_TAU).sum(1) - log_det
-        scores: Scores = self.head(z)
+            z, log_det = self.fitted_flow(x)
+            surprise: Scores = 0.5 * (z.square() + LOG_TAU).sum(1) - log_det
+            return surprise
+        scores: Scores = self.head(self.fitted_flow.latent(x))
         return scores
 
 
