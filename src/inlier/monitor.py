@@ -44,6 +44,9 @@ Blocks: TypeAlias = int | Literal["auto", "group"]
 
 FIRST_BLOCK = 10
 """Images a block while it is being found out how long correlation lasts."""
+CONSTANT = 0.3
+"""Share of the median standard deviation below which a number read counts as constant there: what hardly ever moves
+adds noise to the distance, which hides that neighbours are alike."""
 
 
 @dataclass(frozen=True)
@@ -494,7 +497,7 @@ class Monitor(nn.Module):
         distances = torch.empty(len(readings))
         for number in range(folds):
             inside = fold == number
-            density = Gaussian(vectors[0].shape[1]).fit(vectors[0][~inside])
+            density = Gaussian(vectors[0].shape[1], constant=CONSTANT).fit(vectors[0][~inside])
             distances[inside] = density.mahalanobis(vectors[0][inside]).log().float()
         return autocorrelation_length(distances, readings.groups)
 
