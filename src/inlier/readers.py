@@ -82,6 +82,8 @@ class SampledActivations(Reader):
             start += shape[0]
         self.taps = tuple(used)
         self.shapes = tuple(used.values())
+        self._row = torch.empty(0, dtype=torch.bool)  # of no activation's type: made when the first one comes
+        self._places: tuple[Tensor, ...] = (self._row,)
         # A vector comes as (n, c) or as (n, c, 1, 1).
         self.accepted = tuple((shape, shape[:1]) if shape[1:] == (1, 1) else (shape,) for shape in self.shapes)
         self.index_names = tuple(f"index_{position}" for position in range(len(used)))
@@ -96,9 +98,18 @@ class SampledActivations(Reader):
             )
         index = self._buffers[self.index_names[position]]  # get_buffer costs as much as the gather itself
         assert index is not None
-        if activation.shape[0] == 1 and not activation.requires_grad:
-            return activation.take(index)  # the fastest, but its backward pass would need the activation unchanged
-        return activation.flatten(1).index_select(1, index[0])
+        if activation.shape[0] > 1 or activation.requires_grad or torch.compiler.is_compiling():
+            return activation.flatten(1).index_select(1, index[0])
+        # One image at run time: into places that stay, since a hundred little blocks between the network's large ones
+        # keep the allocator from using these again. (And `take` is faster, but has no backward pass to speak of.)
+        if position == 0 and (self._row.dtype, self._row.device) != (activation.dtype, activation.device):
+            self._row = activation.new_empty(1, self.size)
+            counts = [self.get_buffer(name).shape[1] for name in self.index_names]
+            self._places = torch.split(self._row, counts, dim=1)
+        return torch.take(activation, index, out=self._places[position])
+
+    def combine(self, kept: Sequence[Tensor]) -> Tensor:
+        return self._row.clone() if kept[0] is self._places[0] else super().combine(kept)
 
     def origins(self) -> Int[Tensor, " size"]:
         counts = torch.tensor([self.get_buffer(name).shape[1] for name in self.index_names])
