@@ -17,7 +17,7 @@ quick: .venv/dev ## the tests that take less than ten seconds each
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 bench: .venv/dev ## every benchmark, as ratios in one run
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py --threads 1
 
 golden: .venv/dev ## write the golden files anew
 	INLIER_REGENERATE=1 $(BIN)/python -m pytest tests/golden

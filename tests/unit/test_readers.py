@@ -342,4 +342,4 @@ def test_what_was_read_of_one_image_is_not_touched_by_the_next():
         second = probe(images[1:]).readings["sampled"]
         together = probe(images).readings["sampled"]
     assert torch.equal(first, before)
-    torch.testing.assert_close(torch.cat([first, second]), together)
+    torch.testing.assert_close(torch.cat([first, second]), together, rtol=1e-3, atol=1e-4)  # kernels differ by batch
