@@ -49,6 +49,7 @@ def test_inverse_undoes_forward(name):
 
 def test_actnorm_gives_mean_0_and_deviation_1_and_leaves_constants_finite():
     x = rows(40, 6)
+    x = 5 + x / x.std(0) * torch.tensor([1.0, 2, 1, 4, 1, 0.5])
     x[:, 2] = 3.0
     y, _ = ActNorm(6).initialise(x)(x)
     std, mean = torch.std_mean(y, 0, correction=0)

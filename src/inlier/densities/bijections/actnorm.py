@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 __all__ = ["ActNorm", "usable_std"]
 
-CONSTANT = 0.05
+CONSTANT = 0.1
 """Share of the median standard deviation below which `initialise` takes a dimension for constant. It is high because
-a coupling that reads one value of hundreds of standard deviations multiplies its error through all later blocks."""
+a coupling that reads one value of hundreds of standard deviations multiplies its error through all later blocks: of
+cross-fitted clean CamVid training frames the worst is the further out the smaller this is."""
 
 
 class ActNorm(nn.Module):
