@@ -1,4 +1,4 @@
-"""An affine normalising flow: the density of DAAIN (`daain.md`, sections 3.2 and 4.2).
+"""An affine normalising flow: the density of DAAIN (von Baußnern et al., sections 3.2 and 4.2).
 
 A bijection carries the data to a standard normal; the density of a row is that of its image there, times how much the
 bijection stretches space around it. One block is ActNorm, affine coupling, fixed permutation, so that inverse and

@@ -1,4 +1,4 @@
-"""DAAIN: sampled activations, a normalizing flow, a distance in its latent space (von Baussnern et al., 2021).
+"""DAAIN: sampled activations, a normalizing flow, a distance in its latent space (von Baußnern et al., 2021).
 
 A secret key samples activations all over the network, a flow maps them to a space where clean images are normally
 distributed, and a head without parameters of its own scores the latent vector.

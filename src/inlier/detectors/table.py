@@ -20,7 +20,7 @@ DETECTORS: Registry[Callable[..., Detector]] = Registry(
         "daain": Entry(
             "inlier.detectors.daain:daain",
             "blue-noise samples of all activations, flow, HBOS",
-            "von Baussnern et al. 2021",
+            "von Baußnern et al. 2021",
         ),
         "max_softmax": Entry(
             "inlier.detectors.max_softmax:max_softmax", "1 - maximum softmax probability", "Hendrycks and Gimpel 2017"
