@@ -51,7 +51,7 @@ def _overhead(name: str, monitor: Monitor, backbone: Backbone, images: torch.Ten
             if turn > 1:  # the first turns warm up
                 taken.append(1000 * (time.process_time() - start))
     ours, theirs = map(median, times)
-    dimensions = sum(reader.size for detector in monitor._blank.values() for reader in detector.requires)
+    dimensions = sum(reader.size for reader in monitor.probe.readers.values())
     return {
         "name": f"monitored forward, {name}, batch {batch}",
         "ours_ms": ours,
