@@ -6,7 +6,6 @@ Hooks are set for the forward pass alone and removed after it, also when the mod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ class Probe(nn.Module):
         keeps: list[tuple[Tap, Callable[[Tensor], Tensor]]] = []
         for name, reader in unique.items():
             self._spans[name] = slice(len(keeps), len(keeps) + len(reader.taps))
-            keeps += [(tap, partial(reader.keep, position)) for position, tap in enumerate(reader.taps)]
+            keeps += [(tap, reader.keeper(position)) for position, tap in enumerate(reader.taps)]
         self._listener = Listener(backbone, keeps)
 
     def forward(self, images: Images) -> Observation:

@@ -7,8 +7,10 @@ differentiable, and its memory is that of what is kept.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import is_
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,10 @@ class Reader(nn.Module, ABC):
     @abstractmethod
     def keep(self, position: int, activation: Tensor) -> Tensor:
         """What is kept of the activation (n, c, h, w) at `taps[position]`; called while the network runs."""
+
+    def keeper(self, position: int) -> Callable[[Tensor], Tensor]:
+        """`keep` for one position, called at every pass; a reader may have something faster to the same end."""
+        return partial(self.keep, position)
 
     def combine(self, kept: Sequence[Tensor]) -> Tensor:
         """One tensor of all that was kept, in the order of `taps`."""
@@ -82,8 +88,8 @@ class SampledActivations(Reader):
             start += shape[0]
         self.taps = tuple(used)
         self.shapes = tuple(used.values())
-        self._row = torch.empty(0, dtype=torch.bool)  # of no activation's type: made when the first one comes
-        self._places: tuple[Tensor, ...] = (self._row,)
+        self._row: Tensor | None = None  # of the activations' type: made when the first ones come
+        self._places: list[Tensor] = []
         # A vector comes as (n, c) or as (n, c, 1, 1).
         self.accepted = tuple((shape, shape[:1]) if shape[1:] == (1, 1) else (shape,) for shape in self.shapes)
         self.index_names = tuple(f"index_{position}" for position in range(len(used)))
@@ -96,20 +102,42 @@ class SampledActivations(Reader):
                 f"{self.shapes[position]}, and {tuple(activation.shape[1:])} came. Resize the images, or draw a key "
                 "for their size."
             )
-        index = self._buffers[self.index_names[position]]  # get_buffer costs as much as the gather itself
-        assert index is not None
-        if activation.shape[0] > 1 or activation.requires_grad or torch.compiler.is_compiling():
-            return activation.flatten(1).index_select(1, index[0])
+        return activation.flatten(1).index_select(1, self.get_buffer(self.index_names[position])[0])
+
+    def keeper(self, position: int) -> Callable[[Tensor], Tensor]:
         # One image at run time: into places that stay, since a hundred little blocks between the network's large ones
         # keep the allocator from using these again. (And `take` is faster, but has no backward pass to speak of.)
-        if position == 0 and (self._row.dtype, self._row.device) != (activation.dtype, activation.device):
-            self._row = activation.new_empty(1, self.size)
-            counts = [self.get_buffer(name).shape[1] for name in self.index_names]
-            self._places = torch.split(self._row, counts, dim=1)
-        return torch.take(activation, index, out=self._places[position])
+        places, buffers, name = self._places, self._buffers, self.index_names[position]
+        expected = tuple((1, *shape) for shape in self.accepted[position])
+        is_compiling = torch.compiler.is_compiling
+
+        def keep(activation: Tensor) -> Tensor:
+            if places and activation.shape in expected and not activation.requires_grad and not is_compiling():
+                index, place = buffers[name], places[position]
+                if index is not None and place.dtype is activation.dtype:
+                    return torch.take(activation, index, out=place)
+            return self.keep(position, activation)
+
+        return keep
 
     def combine(self, kept: Sequence[Tensor]) -> Tensor:
-        return self._row.clone() if kept[0] is self._places[0] else super().combine(kept)
+        if self._row is not None and all(map(is_, kept, self._places)):
+            return self._row.clone()
+        combined = super().combine(kept)
+        if (
+            self._row is None
+            and len(combined) == 1
+            and not combined.requires_grad
+            and not torch.compiler.is_compiling()
+        ):
+            self._row = torch.empty_like(combined)
+            self._places += torch.split(self._row, [piece.shape[1] for piece in kept], dim=1)
+        return combined
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._row = None
+        self._places.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
     def origins(self) -> Int[Tensor, " size"]:
         counts = torch.tensor([self.get_buffer(name).shape[1] for name in self.index_names])

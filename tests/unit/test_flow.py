@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from inlier.densities.bijections.actnorm import ActNorm
+from inlier.densities.bijections.block import Block
 from inlier.densities.bijections.coupling import AffineCoupling
 from inlier.densities.bijections.permutation import Permutation
-from inlier.densities.flow import Block, Flow
+from inlier.densities.flow import Flow
+from inlier.densities.flow_gradient import FlowGradient
 
 
 def rows(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -93,6 +95,24 @@ def test_gradient_reaches_every_parameter_and_the_input():
     flow.loss(x).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in flow.parameters())
     assert (x.grad != 0).any(0).all()
+
+
+@pytest.mark.parametrize("d", [7, 8])
+@pytest.mark.parametrize("n", [1, 5, 16])
+def test_gradient_by_hand_is_autograd_s(d, n):
+    flow, x = Flow(d, 4, 5).initialise(rows(50, d)).double(), rows(n, d, seed=1).double()
+    flow.loss(x).backward()
+    expected = {name: parameter.grad.clone() for name, parameter in flow.named_parameters()}
+    gradient = FlowGradient(flow.blocks, 16)
+    gradient(rows(16, d, seed=2).double())  # nothing of an earlier batch is left
+    gradient(x)
+    for name, parameter in flow.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-12, rtol=1e-9)
+
+
+def test_loss_by_hand_is_the_flow_s_for_any_number_of_rows():
+    flow, x = Flow(7, 3).initialise(rows(50, 7)).double(), rows(41, 7, seed=1).double()
+    assert FlowGradient(flow.blocks, 16).loss(x) == pytest.approx(flow.loss(x).item(), rel=1e-12)
 
 
 def test_samples_of_a_fitted_flow_have_the_data_s_mean_and_deviation():

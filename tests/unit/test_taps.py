@@ -44,7 +44,11 @@ def backbone():
 
 
 def hooks(backbone):
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in backbone.modules())
+    """Of all modules: their hooks, and forwards that are not their class's."""
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) + ("forward" in module.__dict__)
+        for module in backbone.modules()
+    )
 
 
 def keep(activation):
@@ -178,12 +182,12 @@ def run(backbone, listener):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("where", ["model", "callback"])
-def test_no_hook_survives(backbone, error, where):
+def test_no_hook_survives(backbone, monkeypatch, error, where):
     def fail(*_, **__):
         raise error
 
     if where == "model":
-        backbone.network.named.forward = fail
+        monkeypatch.setattr(type(backbone.network.named), "forward", fail)
     of = fail if where == "callback" else keep
     listener = Listener(backbone, [(Tap("first"), of), (Tap("split", "input"), of)])
     with pytest.raises(error):
@@ -196,6 +200,30 @@ def test_looking_for_taps_leaves_no_hook(backbone):
     assert hooks(backbone) == 0
     with pytest.raises(RuntimeError):
         find_taps(backbone, (8, 10), channels=4)
+    assert hooks(backbone) == 0
+
+
+def test_what_a_hook_of_the_user_makes_of_an_output_is_what_is_heard(backbone):
+    listener = Listener(backbone, [(Tap("first"), keep)])
+    handle = backbone.network.first.register_forward_hook(lambda module, args, output: 2 * output)
+    with listener.listening() as kept:
+        backbone(IMAGES)
+    handle.remove()
+    assert torch.equal(kept[0], 2 * backbone.network.first(IMAGES))
+
+
+def test_a_forward_that_the_user_put_into_a_module_runs_and_stays(backbone):
+    listener = Listener(backbone, [(Tap("first"), keep), (Tap("first"), torch.neg)])
+    plain = backbone.network.first(IMAGES)
+    backbone.network.first.forward = own = lambda images: 3 * plain
+    with listener.listening() as kept:
+        backbone(IMAGES)
+    assert torch.equal(kept[0], 3 * plain)
+    assert torch.equal(kept[1], -3 * plain)
+    assert backbone.network.first.__dict__.pop("forward") is own
+    with listener.listening() as kept:
+        backbone(IMAGES)
+    assert torch.equal(kept[0], plain)
     assert hooks(backbone) == 0
 
 

@@ -7,44 +7,22 @@ log-determinant are exact and cost as little as the forward pass.
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Sequence
 from typing import Self, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from inlier.densities.bijections.actnorm import ActNorm
-from inlier.densities.bijections.coupling import GAIN, AffineCoupling
-from inlier.densities.bijections.permutation import Permutation
+from inlier.densities.bijections.block import Block
+from inlier.densities.bijections.coupling import GAIN
+from inlier.densities.flow_gradient import FlowGradient
 from inlier.types import Progress
 
 __all__ = ["Flow", "FusedFlow"]
 
 MINIMUM_ROWS = 5
-
-
-class Block(nn.Module):
-    """ActNorm, coupling, permutation."""
-
-    # Differs from the reference, whose blocks start with the coupling: here the first network already sees
-    # data of unit scale.
-
-    def __init__(self, dim: int, width: int, clamp: float, generator: torch.Generator) -> None:
-        super().__init__()
-        self.actnorm = ActNorm(dim)
-        self.coupling = AffineCoupling(dim, width, clamp, generator)
-        self.permutation = Permutation(dim, generator)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x, scaled = self.actnorm(x)
-        x, coupled = self.coupling(x)
-        x, _ = self.permutation(x)  # keeps volumes
-        return x, scaled + coupled
-
-    def inverse(self, y: Tensor) -> Tensor:
-        return self.actnorm.inverse(self.coupling.inverse(self.permutation.inverse(y)))
 
 
 class Flow(nn.Module):
@@ -150,23 +128,25 @@ class Flow(nn.Module):
             block.coupling.draw(generator)  # a second fit does not go on from the first
         # Differs from the reference, whose ActNorm starts as a constant scale.
         self.initialise(rest)
+        gradient = FlowGradient(self._blocks, min(batch_size, len(rest)))
         optimiser = torch.optim.Adam(parameters, learning_rate, betas, eps, weight_decay, fused=True)
-        lowest, best, waited = self._validate(held_out), copy.deepcopy(self.state_dict()), 0
+        lowest, best, waited = gradient.loss(held_out), [p.detach().clone() for p in parameters], 0
         for epoch in range(epochs):
             for batch in torch.split(rest[torch.randperm(len(rest), generator=generator)], batch_size):
-                optimiser.zero_grad()
-                torch.autograd.backward(self.loss(batch))
+                gradient(batch)
                 nn.utils.clip_grad_norm_(parameters, clip_norm)
                 optimiser.step()
-            if (loss := self._validate(held_out)) < lowest:
-                lowest, best, waited = loss, copy.deepcopy(self.state_dict()), 0
+            if (loss := gradient.loss(held_out)) < lowest:
+                lowest, waited = loss, 0
+                _copy(parameters, best)
             else:
                 waited += 1
             if progress is not None:
                 progress("flow", epoch + 1, epochs)
             if waited == patience:
                 break
-        self.load_state_dict(best)
+        _copy(best, parameters)
+        optimiser.zero_grad()
         self.count.fill_(len(x))
         return self
 
@@ -191,13 +171,15 @@ class Flow(nn.Module):
         if not x.isfinite().all():
             raise ValueError(f"{(~x.isfinite()).any(1).sum()} of {len(x)} rows are not finite; leave them out.")
 
-    @torch.no_grad()
-    def _validate(self, x: Tensor) -> float:
-        return self.loss(x).item()
-
     @property
     def _blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
+
+
+@torch.no_grad()
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)
 
 
 class FusedFlow(nn.Module):
@@ -233,7 +215,7 @@ class FusedFlow(nn.Module):
             kept_offset, changed_offset = torch.split(offset, self.sizes)
             none = torch.zeros_like(changed)
             enter = coupling.enter.weight / kept
-            gain = GAIN * torch.cat([torch.ones_like(changed), changed])
+            gain = GAIN * torch.cat([torch.full_like(changed, 2.0), changed])  # tanh(a) = 2 logistic(2 a) - 1
             stages.append(
                 (
                     enter.T,
@@ -260,15 +242,25 @@ class FusedFlow(nn.Module):
     def latent(self, x: Float[Tensor, "n d"], log_scales: list[Tensor] | None = None) -> Float[Tensor, "n d"]:
         """z alone; the log scales of each block, whose sum is its log-determinant, are put into `log_scales`."""
         x = torch.addcmul(self.offset, x, self.scale)
-        base = math.exp(self.clamp)
+        here, there = (x, *torch.split(x, self.sizes, dim=1)), None
+        if not x.requires_grad and not torch.compiler.is_compiling():  # two blocks of memory then do for all stages
+            spare = torch.empty_like(x)
+            there = (spare, *torch.split(spare, self.sizes, dim=1))
+        span, least = x.new_tensor(2 * self.clamp), math.exp(-self.clamp)  # a number costs more than a tensor
         for enter, enter_bias, leave, leave_bias, index in zip(
             self.enter, self.enter_bias, self.leave, self.leave_bias, self.index, strict=True
         ):
-            kept, changed = torch.split(x, self.sizes, dim=1)
-            a, shift = torch.addmm(leave_bias, torch.addmm(enter_bias, kept, enter).relu(), leave).chunk(2, dim=1)
-            bounded = a.tanh()
-            scale = torch.pow(base, bounded)  # exp(clamp tanh) in one step
-            x = torch.cat([kept, torch.addcmul(shift, changed, scale)], dim=1).index_select(1, index)
+            x, kept, changed = here
+            a, shift = torch.addmm(leave_bias, torch.addmm(enter_bias, kept, enter).relu_(), leave).chunk(2, dim=1)
+            log_scale = a.sigmoid() * span  # less the clamp, which `least` makes up for
             if log_scales is not None:
-                log_scales.append(self.clamp * bounded)
-        return x
+                log_scales.append(log_scale - self.clamp)
+            if there is not None:
+                torch.addcmul(shift, changed, log_scale.exp_(), value=least, out=changed)
+                torch.index_select(x, 1, index, out=there[0])
+                here, there = there, here
+            else:
+                changed = torch.addcmul(shift, changed, log_scale.exp(), value=least)
+                x = torch.cat([kept, changed], dim=1).index_select(1, index)
+                here = (x, *torch.split(x, self.sizes, dim=1))
+        return here[0]

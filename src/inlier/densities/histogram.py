@@ -94,7 +94,7 @@ class Histogram(nn.Module):
         Raises:
             NotFitted: before `fit`.
         """
-        if not torch.compiler.is_compiling() and self.count == 0:
+        if not torch.compiler.is_compiling() and self.count.item() == 0:
             raise NotFitted("This histogram has seen no rows. Call fit(x) with clean rows first.")
         score = self.steps.gather(0, self._bin(x.detach())).sum(1)
         if torch.is_grad_enabled() and x.requires_grad:

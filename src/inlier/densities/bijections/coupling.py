@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["AffineCoupling"]
+__all__ = ["AffineCoupling", "bounded"]
 
 GAIN = 0.1
 """What the network says is divided by ten, so that a fresh coupling is close to the identity (as in FrEIA)."""
@@ -68,4 +68,9 @@ class AffineCoupling(nn.Module):
     def _affine(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.enter(kept).relu()
         a, b = F.linear(GAIN * hidden, self.leave.weight, GAIN * self.leave.bias).chunk(2, dim=1)
-        return self.clamp * a.tanh(), b
+        return bounded(a, self.clamp), b
+
+
+def bounded(a: Tensor, clamp: float) -> Tensor:
+    """clamp tanh(a), by way of the logistic function, which PyTorch computes ten times faster on a CPU."""
+    return torch.sigmoid(2 * a) * (2 * clamp) - clamp
