@@ -87,8 +87,10 @@ def _measure(way: str) -> dict[str, float]:
     maps = [FeatureMap(tap, shape, f"map {i}") for i, (tap, shape) in enumerate(shapes.items())]
     recorded = dict(zip(shapes, Probe(backbone, maps).pass_through(images)[1].values(), strict=True))
 
+    keepers = [(reader.keeper(position), recorded[tap]) for position, tap in enumerate(reader.taps)]
+
     def gather() -> Tensor:
-        return reader.combine([reader.keep(i, recorded[tap]) for i, tap in enumerate(reader.taps)])
+        return reader.combine([keeper(activation) for keeper, activation in keepers])
 
     def stack() -> Tensor:
         stacked = torch.cat([F.interpolate(recorded[tap], size=SIZE, mode="nearest") for tap in shapes], dim=1)
