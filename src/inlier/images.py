@@ -1,7 +1,7 @@
 """Images on their way in: a source yields them in batches, with names and groups, and every batch is checked.
 
 Images come in *groups* (drive, site, patient): images of one group are not exchangeable with those of another, and
-their order within a group means something.
+their order within a group means something. A source may know *labels*: one class an image, or one a pixel.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from inlier.types import Images
+from inlier.types import Images, LabelMaps
 
-__all__ = ["Batch", "ImageSource", "TensorImages", "as_source", "check_images"]
+__all__ = ["Batch", "ImageSource", "LabelledSource", "TensorImages", "as_source", "check_images"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one size, with a name and a group each."""
+    """Images of one size, with a name and a group each.
+
+    Attributes:
+        labels: the class of each image (n,), or of each of its pixels (n, h, w), where the source knows them.
+    """
 
     images: Images
     names: tuple[str, ...]
     groups: tuple[str, ...]
+    labels: LabelMaps | None = None
 
 
 @runtime_checkable
@@ -38,6 +43,15 @@ class ImageSource(Protocol):
         """Batches of at most `size` images."""
 
 
+@runtime_checkable
+class LabelledSource(ImageSource, Protocol):
+    """A source that can say what its labels mean; its batches carry labels if `classes` is not empty."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by label; one called `void` is no class. Empty where there are no labels."""
+
+
 class TensorImages:
     """A source over images in memory.
 
@@ -45,23 +59,50 @@ class TensorImages:
         images: (n, c, h, w) in [0, 1].
         names: one an image; by default their numbers.
         groups: one an image; by default all are of one group.
+        labels: (n,) or (n, h, w) indices into `classes`.
+        classes: names of the classes, by label.
+
+    Raises:
+        TypeError, ValueError: see `check_images`; other numbers of names, groups or labels than of images; labels
+            without classes, classes without labels, or a label that is no index into them.
     """
 
-    def __init__(self, images: Images, names: Sequence[str] | None = None, groups: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        images: Images,
+        names: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
+        labels: LabelMaps | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
         check_images(images)
         self.images = images
         self.names = tuple(names) if names is not None else tuple(str(i) for i in range(len(images)))
         self.groups = tuple(groups) if groups is not None else ("all",) * len(images)
         if not len(self.names) == len(self.groups) == len(images):
             raise ValueError(f"{len(images)} images came with {len(self.names)} names and {len(self.groups)} groups")
+        self.labels = labels
+        self.classes = tuple(classes)
+        if labels is not None:
+            check_labels(labels, images, len(self.classes))
+        elif self.classes:
+            raise ValueError(f"{len(self.classes)} classes came without labels")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batches(self, size: int) -> Iterator[Batch]:
+        """Batches of at most `size` images.
+
+        Raises:
+            ValueError: `size` is below 1.
+        """
+        if size < 1:
+            raise ValueError(f"A batch holds at least 1 image, not {size}")
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield Batch(self.images[part], self.names[part], self.groups[part])
+            labels = None if self.labels is None else self.labels[part]
+            yield Batch(self.images[part], self.names[part], self.groups[part], labels)
 
 
 def as_source(images: Images | ImageSource) -> ImageSource:
@@ -91,3 +132,13 @@ def check_images(images: Tensor, channels: int | None = None) -> None:
             )
         bad = int((~images.isfinite()).flatten(1).any(1).sum())
         raise ValueError(f"{bad} of {len(images)} images have NaN or infinite pixels")
+
+
+def check_labels(labels: Tensor, images: Tensor, classes: int) -> None:
+    if labels.shape not in (images.shape[:1], (len(images), *images.shape[-2:])):
+        raise ValueError(
+            f"Labels must be (n,) or (n, h, w) as the images are: {tuple(labels.shape)} came for {tuple(images.shape)}"
+        )
+    low, high = labels.min().item(), labels.max().item()
+    if low < 0 or high >= classes:
+        raise ValueError(f"Labels are {low} to {high}, and there are {classes} classes: expected 0 to {classes - 1}")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from inlier.images import Batch, TensorImages, as_source, check_images
+from inlier.images import Batch, LabelledSource, TensorImages, as_source, check_images
 
 GOOD = torch.linspace(0, 1, 2 * 3 * 4 * 5).view(2, 3, 4, 5)
 
@@ -73,3 +73,38 @@ def test_a_tensor_becomes_a_source_and_a_source_stays_itself():
     source = TensorImages(GOOD)
     assert as_source(source) is source
     assert as_source(GOOD).images is GOOD
+
+
+def test_labels_go_with_their_images():
+    labels = torch.tensor([1, 0])
+    source = TensorImages(GOOD, labels=labels, classes=["road", "car"])
+    assert isinstance(source, LabelledSource)
+    assert source.classes == ("road", "car")
+    assert [batch.labels.tolist() for batch in source.batches(1)] == [[1], [0]]
+    maps = labels[:, None, None].expand(2, 4, 5)
+    (batch,) = TensorImages(GOOD, labels=maps, classes=["road", "car"]).batches(2)
+    assert torch.equal(batch.labels, maps)
+    (batch,) = TensorImages(GOOD).batches(2)
+    assert batch.labels is None
+    assert TensorImages(GOOD).classes == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (torch.tensor([0, 1, 1]), "ab", r"\(3,\) came for \(2, 3, 4, 5\)"),
+        (torch.zeros(2, 5, 4, dtype=torch.long), "ab", r"\(2, 5, 4\) came"),
+        (torch.tensor([0, 2]), "ab", "0 to 2, and there are 2 classes: expected 0 to 1"),
+        (torch.tensor([-1, 1]), "ab", "Labels are -1 to 1"),
+        (torch.tensor([0, 0]), "", "there are 0 classes"),
+        (None, "ab", "2 classes came without labels"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, classes, message):
+    with pytest.raises(ValueError, match=message):
+        TensorImages(GOOD, labels=labels, classes=classes)
+
+
+def test_a_batch_of_none_is_refused():
+    with pytest.raises(ValueError, match="at least 1 image, not 0"):
+        next(TensorImages(GOOD).batches(0))
