@@ -5,7 +5,8 @@ import torch
 
 from inlier.backbones.base import Backbone, Segmentation
 from inlier.backbones.espnet import CAMVID_CLASSES, CITYSCAPES_CLASSES, ESPNet, ESPNetC, espnet
-from inlier.datasets.folder import ImageFolder, label_map
+from inlier.datasets.folder import ImageFolder
+from inlier.datasets.labels import label_map
 from inlier.errors import Mismatch
 from inlier.evaluation.metrics import ConfusionMatrix
 from inlier.files import read_tensors, write_tensors

@@ -20,7 +20,10 @@ from inlier.backbones.base import Backbone, Segmentation
 from inlier.errors import Mismatch
 from inlier.files import read_tensors
 
-__all__ = ["CAMVID_CLASSES", "CITYSCAPES_CLASSES", "ESPNet", "ESPNetC", "espnet"]
+__all__ = [
+    "CAMVID_CLASSES", "CITYSCAPES_CLASSES", "Conv", "ConvNormAct", "DownSampler", "ESPBlock", "ESPNet", "ESPNetC",
+    "Shrink", "crop", "espnet",
+]  # fmt: skip
 
 BATCH_NORM_EPS = 1e-3
 DILATIONS = (1, 2, 4, 8, 16)
@@ -35,6 +38,8 @@ CITYSCAPES_CLASSES = (
 
 
 class Conv(nn.Module):
+    """A convolution without bias that keeps the size at stride 1."""
+
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         padding = (kernel - 1) // 2 * dilation
@@ -55,6 +60,8 @@ class NormAct(nn.Module):
 
 
 class ConvNormAct(NormAct):
+    """A convolution without bias, batch normalisation, PReLU."""
+
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> None:
         super().__init__(channels_out)
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, (kernel - 1) // 2, bias=False)
@@ -96,6 +103,8 @@ class DownSampler(Pyramid):
 
 
 class ESPBlock(Pyramid):
+    """An ESP block (Fig. 1a of the paper): (n, channels_in, h, w) to (n, channels_out, h, w)."""
+
     def __init__(self, channels_in: int, channels_out: int, residual: bool = True) -> None:
         super().__init__(channels_in, channels_out, kernel=1, stride=1)
         self.bn = NormAct(channels_out)
