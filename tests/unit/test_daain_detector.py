@@ -117,7 +117,7 @@ def test_the_seed_fixes_the_fit(fitted):
 
 def test_an_unknown_head_is_refused_with_the_known_ones(anatomy):
     (reader,) = daain(anatomy, distance=6, blocks=1).requires
-    with pytest.raises(ValueError, match="likelihood, euclidean, harmonic, mahalanobis or hbos, not 'msp'"):
+    with pytest.raises(ValueError, match="mahalanobis, hbos or logistic, not 'msp'"):
         DAAIN(reader, head="msp")
 
 
@@ -131,3 +131,81 @@ def test_images_of_another_size_are_refused(fitted):
     detector, probe = fitted("euclidean")
     with pytest.raises(Mismatch, match="drawn for images of 16 x 16"):
         detector(probe(torch.rand(1, 3, 24, 16, generator=torch.Generator().manual_seed(0))))
+
+
+# --- the flow's other forms ------------------------------------------------------------------------------------------
+FORMS = [{"coupling": "gin"}, {"mixing": "lu"}, {"mixing": "householder", "reflections": 3}, {"mixing": "conv1x1"}]
+
+
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_every_form_of_flow_is_fitted_scored_and_loaded(backbone, anatomy, settings):
+    detector = daain(anatomy, distance=6, blocks=2, head="euclidean", **settings)
+    probe = Probe(backbone, detector.requires)
+    detector.fit(probe.read(images(40)))
+    fresh = images(10, seed=1)
+    assert detector(probe((fresh > 0.5).float())).mean() > detector(probe(fresh)).max()
+    loaded = daain(anatomy, distance=6, blocks=2, head="euclidean", **settings)
+    loaded.load_state_dict(detector.state_dict())
+    assert torch.equal(loaded(probe(fresh)), detector(probe(fresh)))
+
+
+def test_convolutions_are_256_wide_over_the_keys_own_lattice(anatomy):
+    detector = daain(anatomy, distance=6, blocks=1, mixing="conv1x1")
+    (on_lattice,) = detector.flow.blocks
+    assert on_lattice.blocks[0].coupling.enter.out_features == 256
+    assert on_lattice.cells.index.shape == (len(anatomy.keys.key),)
+
+
+def test_the_state_of_a_flow_on_a_lattice_does_not_tell_the_key(anatomy):
+    state = daain(anatomy, distance=6, blocks=1, mixing="conv1x1").state_dict()
+    whole = {name for name, value in state.items() if not value.is_floating_point()}
+    assert whole == {"flow.count", "flow.blocks.0.blocks.0.permutation.index", "head.histogram.count"} | {
+        "flow.blocks.0.blocks.0.permutation.inverse_index"
+    }  # the permutations are drawn from the seed, whatever the key
+
+
+def test_convolutions_without_a_key_are_refused(anatomy):
+    (reader,) = daain(anatomy, distance=6, blocks=1).requires
+    with pytest.raises(ValueError, match="needs the key whose points are read"):
+        DAAIN(reader, mixing="conv1x1")
+
+
+# --- labelled anomalies ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def labelled(backbone, anatomy):
+    """A detector with the logistic head, fitted to clean images and to darkened ones; with its probe."""
+    detector = daain(anatomy, distance=6, blocks=1, head="logistic")
+    probe = Probe(backbone, detector.requires)
+    return detector.fit(probe.read(images(40)), anomalies=probe.read(images(12, seed=2) * 0.3)), probe
+
+
+def test_a_logistic_head_learns_which_anomalies_matter(labelled):
+    detector, probe = labelled
+    clean, dark = (detector(probe(fresh)) for fresh in (images(10, seed=3), images(10, seed=4) * 0.3))
+    assert dark.min() > clean.max()
+    assert detector.head.count == 12
+
+
+def test_the_flow_learns_from_clean_images_alone_whatever_was_labelled(labelled, fitted):
+    detector, _ = labelled
+    other, _ = fitted("hbos")
+    assert all(torch.equal(value, other.flow.state_dict()[name]) for name, value in detector.flow.state_dict().items())
+
+
+def test_a_loaded_logistic_head_scores_as_it_did(labelled, anatomy):
+    detector, probe = labelled
+    loaded = daain(anatomy, distance=6, blocks=1, head="logistic")
+    loaded.load_state_dict(detector.state_dict())
+    fresh = probe(images(8, seed=1))
+    assert torch.equal(loaded(fresh), detector(fresh))
+
+
+def test_only_the_logistic_head_learns_from_anomalies(backbone, anatomy):
+    plain = daain(anatomy, distance=6, blocks=1)
+    logistic = daain(anatomy, distance=6, blocks=1, head="logistic")
+    assert (plain.learns_from_anomalies, logistic.learns_from_anomalies) == (False, True)
+    readings = Probe(backbone, plain.requires).read(images(10))
+    with pytest.raises(ValueError, match=r"none came.*fit\(clean, anomalies=\.\.\.\).*head='hbos'"):
+        logistic.fit(readings)
+    with pytest.raises(ValueError, match="10 anomalies came, and this head learns from clean images alone"):
+        plain.fit(readings, anomalies=readings)

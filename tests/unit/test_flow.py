@@ -8,7 +8,9 @@ import torch
 from inlier.densities.bijections.actnorm import ActNorm
 from inlier.densities.bijections.block import Block
 from inlier.densities.bijections.coupling import AffineCoupling
+from inlier.densities.bijections.householder import Householder
 from inlier.densities.bijections.permutation import Permutation
+from inlier.densities.bijections.triangular import Triangular
 from inlier.densities.flow import Flow
 from inlier.densities.flow_gradient import FlowGradient
 
@@ -22,12 +24,22 @@ def rows(n: int, d: int, seed: int = 0) -> torch.Tensor:
     return x @ mix * torch.logspace(-1, 1, d) + offset
 
 
+def triangular(d: int) -> Triangular:
+    bijection = Triangular(d)
+    bijection.factors.data = torch.randn(d, d, generator=torch.Generator().manual_seed(2)) / 3
+    return bijection
+
+
 def bijections(d: int = 7) -> dict[str, torch.nn.Module]:
     g = torch.Generator().manual_seed(1)
     return {
         "actnorm": ActNorm(d).initialise(rows(50, d)),
         "coupling": AffineCoupling(d, 5, 2.0, g),
+        "volume-preserving coupling": AffineCoupling(d, 5, 2.0, g, keeps_volume=True),
+        "shift": ActNorm(d, scaled=False).initialise(rows(50, d)),
         "permutation": Permutation(d, g),
+        "triangular": triangular(d),
+        "householder": Householder(d, 3, g),
         "block": Block(d, 5, 2.0, g),
         "flow": Flow(d, 3, 5).initialise(rows(50, d)),
         "fused": Flow(d, 3, 5).double().initialise(rows(50, d).double()).fused(),
@@ -229,3 +241,63 @@ def test_impossible_sizes_are_refused():
         Flow(6, blocks=0)
     with pytest.raises(ValueError, match="at least 2 dimensions"):
         Flow(1)
+    with pytest.raises(ValueError, match="at least 1 of them, not 0"):
+        Flow(6, mixing="householder", reflections=0)
+
+
+def test_gin_s_scales_multiply_to_one_in_every_row_and_differ():
+    x = rows(20, 9)
+    coupling = AffineCoupling(9, 5, 2.0, torch.Generator().manual_seed(0), keeps_volume=True)
+    y, log_det = coupling(x)
+    _, shift = coupling._affine(x[:, :5])
+    scales = (y[:, 5:] - shift) / x[:, 5:]
+    torch.testing.assert_close(scales.prod(1), torch.ones(20), atol=1e-4, rtol=1e-4)
+    assert (scales - 1).abs().max() > 0.1
+    torch.testing.assert_close(log_det, torch.zeros(20), atol=1e-6, rtol=0)
+
+
+def test_reflections_keep_lengths_and_factors_are_their_product():
+    householder, x = Householder(9, 4, torch.Generator().manual_seed(0)), rows(20, 9)
+    y, _ = householder(x)
+    torch.testing.assert_close(y.norm(dim=1), x.norm(dim=1))
+    into, out = householder.factors()
+    torch.testing.assert_close(x - x @ into.T @ out, y, atol=1e-5, rtol=1e-5)
+
+
+def test_as_many_reflections_as_dimensions_make_any_rotation():
+    target = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1)))[0]
+    # Each reflection brings one more column of what is left to where it belongs.
+    householder, left = Householder(5, 5, torch.Generator().manual_seed(0)), target.clone()
+    for number in range(5):
+        vector = left[:, number] - torch.eye(5)[number]
+        vector = vector if vector.norm() > 1e-5 else torch.eye(5)[4]
+        householder.vectors.data[number] = vector
+        left = left - 2 * torch.outer(vector, vector @ left) / vector.dot(vector)
+    made, _ = householder(torch.eye(5))
+    torch.testing.assert_close((made.T @ torch.diag(left.diagonal())), target, atol=1e-5, rtol=0)
+
+
+def test_a_fresh_linear_map_is_the_identity_and_matrix_is_the_map():
+    x, bijection = rows(20, 7), triangular(7)
+    assert torch.equal(Triangular(7)(x)[0], x)
+    torch.testing.assert_close(x @ bijection.matrix().T, bijection(x)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_forms_have_the_parameters_that_are_said_of_them():
+    base = sum(p.numel() for p in Flow(50, 4).parameters())
+    assert sum(p.numel() for p in Flow(50, 4, mixing="householder").parameters()) == base + 4 * 8 * 50
+    assert sum(p.numel() for p in Flow(50, 4, mixing="lu").parameters()) == base + 4 * 50 * 50
+    assert sum(p.numel() for p in Flow(50, 4, coupling="gin").parameters()) == base - 3 * 50  # one ActNorm has scales
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mixing": "househodler"}, "permutation, lu, householder or conv1x1. Did you mean 'householder'"),
+        ({"coupling": "giin"}, "coupling must be affine or gin. Did you mean 'gin'"),
+        ({"mixing": "conv1x1"}, "needs the lattice of a sampling key"),
+    ],
+)
+def test_an_unknown_or_impossible_form_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Flow(6, 2, **settings)

@@ -2,27 +2,36 @@
 
 A bijection carries the data to a standard normal; the density of a row is that of its image there, times how much the
 bijection stretches space around it. One block is ActNorm, affine coupling, fixed permutation, so that inverse and
-log-determinant are exact and cost as little as the forward pass.
+log-determinant are exact and cost as little as the forward pass. Other forms keep volumes (GIN), learn how dimensions
+are mixed, or convolve over a lattice of the sampled points.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Self, cast
+from typing import Literal, Self, cast, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from inlier.densities.bijections.block import Block
-from inlier.densities.bijections.coupling import GAIN
-from inlier.densities.flow_gradient import FlowGradient
+from inlier.densities.bijections.base import Chain
+from inlier.densities.bijections.block import Block, Coupling
+from inlier.densities.bijections.lattice import Lattice, OnLattice
+from inlier.densities.flow_gradient import AutogradGradient, FlowGradient
+from inlier.densities.fused_flow import FusedFlow, FusedMixing, FusedOnLattice, RunTimeFlow
+from inlier.errors import Mismatch
+from inlier.registry import nearest
 from inlier.types import Progress
 
-__all__ = ["Flow", "FusedFlow"]
+__all__ = ["Coupling", "Flow", "Mixing"]
+
+Mixing = Literal["permutation", "lu", "householder", "conv1x1"]
 
 MINIMUM_ROWS = 5
+CONVOLUTIONAL_WIDTH = 256
+WIDTH = 10
 
 
 class Flow(nn.Module):
@@ -31,36 +40,83 @@ class Flow(nn.Module):
     Args:
         dim: number of dimensions d of a row, at least 2.
         blocks: number of blocks (DAAIN tries 4, 8 and 16).
-        width: hidden units of each coupling's network.
+        width: hidden units of each coupling's network; by default 10, and 256 with `conv1x1` (as in the reference).
         clamp: bound on |log scale| of each coupling.
         seed: draws the permutations and the initial weights.
+        coupling: `affine`, or `gin`, whose scales multiply to one in every row (Sorrenson et al. 2020,
+            arXiv:2001.04872): then the log-determinant is the same for all rows.
+        mixing: what makes every coupling split the dimensions differently. `permutation` is fixed; before it, `lu`
+            learns any linear map (Glow, section 3.2; d^2 numbers a block, 3.2 million for d = 1784) and `householder`
+            an orthogonal one of few numbers. `conv1x1` is `lu` for the channels of a lattice, the same at every
+            position.
+        reflections: of `householder`, each d numbers a block.
+        lattice: of the sampling key, for `conv1x1`.
 
     `count` is the number of rows it was fitted to, 0 before `fit`.
     """
 
-    def __init__(self, dim: int, blocks: int = 16, width: int = 10, clamp: float = 2.0, seed: int = 0) -> None:
+    # Differs from GIN, which has no scales outside the couplings and lets the variances of the latent prior be learnt:
+    # here the prior is standard, and the very first ActNorm has scales, a constant in the log-determinant. Those of
+    # later blocks only shift. (With `lu` or `conv1x1` the learnt maps stretch too, all rows alike.)
+
+    def __init__(
+        self,
+        dim: int,
+        blocks: int = 16,
+        width: int | None = None,
+        clamp: float = 2.0,
+        seed: int = 0,
+        *,
+        coupling: Coupling = "affine",
+        mixing: Mixing = "permutation",
+        reflections: int = 8,
+        lattice: Lattice | None = None,
+    ) -> None:
         super().__init__()
         if blocks < 1:
             raise ValueError(f"A flow needs at least 1 block, not {blocks}.")
+        _known("coupling", coupling, get_args(Coupling))
+        _known("mixing", mixing, get_args(Mixing))
         generator = torch.Generator().manual_seed(seed)
         self.dim = dim
-        self.blocks = nn.ModuleList(Block(dim, width, clamp, generator) for _ in range(blocks))
+        convolves = mixing == "conv1x1"
+        channels = dim
+        if convolves != (lattice is not None):
+            raise ValueError(
+                f"mixing='conv1x1' and no other needs the lattice of a sampling key; mixing is {mixing!r} and "
+                f"{'no lattice' if lattice is None else 'a lattice'} came."
+            )
+        if lattice is not None:
+            channels = lattice.shape[0]
+            if lattice.points != dim:
+                raise Mismatch(f"The lattice was made of {lattice.points} points, and the flow has {dim} dimensions.")
+        if width is None:
+            width = CONVOLUTIONAL_WIDTH if convolves else WIDTH
+        chain = [
+            Block(
+                channels,
+                width,
+                clamp,
+                generator,
+                coupling=coupling,
+                mixing="lu" if mixing == "conv1x1" else mixing,
+                reflections=reflections,
+                scaled=coupling == "affine" or (number == 0 and not convolves),
+            )
+            for number in range(blocks)
+        ]
+        self.blocks = Chain(chain if lattice is None else [OnLattice(lattice, chain)])
+        self.by_hand = coupling == "affine" and mixing == "permutation"
         self.count: Tensor
         self.register_buffer("count", torch.tensor(0))
 
     def forward(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
         """z and log |det dz/dx|."""
-        log_det = x.new_zeros(len(x))
-        for block in self.blocks:
-            x, change = block(x)
-            log_det = log_det + change
-        return x, log_det
+        return self.blocks.forward(x)
 
     def inverse(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """The x with forward(x) = z."""
-        for block in reversed(self._blocks):
-            z = block.inverse(z)
-        return z
+        return self.blocks.inverse(z)
 
     def log_prob(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Log-density in nats, constants included."""
@@ -81,9 +137,7 @@ class Flow(nn.Module):
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "n d"]) -> Self:
         """Set each ActNorm from what reaches it, block after block (Glow, section 3.1)."""
-        for block in self._blocks:
-            block.actnorm.initialise(x)
-            x, _ = block(x)
+        self.blocks.initialise(x)
         return self
 
     def fit(
@@ -124,11 +178,11 @@ class Flow(nn.Module):
         x = x.detach().to(parameters[0])
         held = min(max(1, round(validation * len(x))), len(x) - 2)
         held_out, rest = x[torch.randperm(len(x), generator=generator)].tensor_split([held])
-        for block in self._blocks:
-            block.coupling.draw(generator)  # a second fit does not go on from the first
+        self.blocks.draw(generator)  # a second fit does not go on from the first
         # Differs from the reference, whose ActNorm starts as a constant scale.
         self.initialise(rest)
-        gradient = FlowGradient(self._blocks, min(batch_size, len(rest)))
+        rows = min(batch_size, len(rest))
+        gradient = FlowGradient(self._vector_blocks(), rows) if self.by_hand else AutogradGradient(self, rows)
         optimiser = torch.optim.Adam(parameters, learning_rate, betas, eps, weight_decay, fused=True)
         lowest, best, waited = gradient.loss(held_out), [p.detach().clone() for p in parameters], 0
         for epoch in range(epochs):
@@ -151,9 +205,13 @@ class Flow(nn.Module):
         return self
 
     @torch.no_grad()
-    def fused(self) -> FusedFlow:
-        """The same map with every ActNorm folded into its neighbours: fewer steps, for run time."""
-        return FusedFlow(self)
+    def fused(self) -> RunTimeFlow:
+        """The same map with all that does not depend on x worked out in advance: fewer steps, for run time."""
+        first = self.blocks[0]
+        if isinstance(first, OnLattice):
+            return FusedOnLattice(first)
+        blocks = self._vector_blocks()
+        return FusedFlow(blocks) if blocks[0].mixing is None else FusedMixing(blocks)
 
     def _map(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return cast("tuple[Tensor, Tensor]", self(x))
@@ -171,96 +229,16 @@ class Flow(nn.Module):
         if not x.isfinite().all():
             raise ValueError(f"{(~x.isfinite()).any(1).sum()} of {len(x)} rows are not finite; leave them out.")
 
-    @property
-    def _blocks(self) -> list[Block]:
+    def _vector_blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
+
+
+def _known(name: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ValueError(f"{name} must be {', '.join(options[:-1])} or {options[-1]}. {nearest(value, list(options))}")
 
 
 @torch.no_grad()
 def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
     for source, target in zip(sources, targets, strict=True):
         target.copy_(source)
-
-
-class FusedFlow(nn.Module):
-    """What `flow(x)` gives, (z, log |det dz/dx|), in half the time; later changes of `flow` do not reach it.
-
-    An affine map of single dimensions can be moved ahead of a coupling: what the coupling's network reads and what it
-    adds then change by constants. So all ActNorms together become one scale and one offset of the input.
-    """
-
-    enter: Tensor
-    enter_bias: Tensor
-    leave: Tensor
-    leave_bias: Tensor
-    index: Tensor
-    scale: Tensor
-    offset: Tensor
-    log_det: Tensor
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        first = flow._blocks[0]
-        self.sizes, self.clamp = first.coupling.sizes, first.coupling.clamp
-        like = first.actnorm.log_scale
-        # Each block receives scale * x + offset in place of x, which undoes in advance what later ActNorms would do.
-        scale = torch.ones_like(like, dtype=torch.float64)
-        offset = torch.zeros_like(scale)
-        log_det = scale.new_zeros(())
-        stages = []
-        for block in reversed(flow._blocks):
-            actnorm, coupling, permutation = block.actnorm, block.coupling, block.permutation
-            scale, offset = scale[permutation.inverse_index], offset[permutation.inverse_index]
-            kept, changed = torch.split(scale, self.sizes)
-            kept_offset, changed_offset = torch.split(offset, self.sizes)
-            none = torch.zeros_like(changed)
-            enter = coupling.enter.weight / kept
-            gain = GAIN * torch.cat([torch.full_like(changed, 2.0), changed])  # tanh(a) = 2 logistic(2 a) - 1
-            stages.append(
-                (
-                    enter.T,
-                    coupling.enter.bias - enter @ kept_offset,
-                    (gain[:, None] * coupling.leave.weight).T,
-                    gain * coupling.leave.bias + torch.cat([none, changed_offset]),
-                    permutation.index,
-                )
-            )
-            offset = torch.cat([kept_offset, none]) + scale * actnorm.offset
-            scale = scale * actnorm.log_scale.double().exp()
-            log_det = log_det + actnorm.log_scale.double().sum()
-        constants = [torch.stack(stage) for stage in zip(*reversed(stages), strict=True)]
-        names = ("enter", "enter_bias", "leave", "leave_bias", "index", "scale", "offset", "log_det")
-        for name, value in zip(names, [*constants, scale, offset, log_det], strict=True):
-            self.register_buffer(name, value.to(like.dtype) if value.is_floating_point() else value, persistent=False)
-
-    def forward(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
-        """z and log |det dz/dx|."""
-        log_scales: list[Tensor] = []
-        z = self.latent(x, log_scales)
-        return z, self.log_det + torch.stack(log_scales).sum((0, 2))
-
-    def latent(self, x: Float[Tensor, "n d"], log_scales: list[Tensor] | None = None) -> Float[Tensor, "n d"]:
-        """z alone; the log scales of each block, whose sum is its log-determinant, are put into `log_scales`."""
-        x = torch.addcmul(self.offset, x, self.scale)
-        here, there = (x, *torch.split(x, self.sizes, dim=1)), None
-        if not x.requires_grad and not torch.compiler.is_compiling():  # two blocks of memory then do for all stages
-            spare = torch.empty_like(x)
-            there = (spare, *torch.split(spare, self.sizes, dim=1))
-        span, least = x.new_tensor(2 * self.clamp), math.exp(-self.clamp)  # a number costs more than a tensor
-        for enter, enter_bias, leave, leave_bias, index in zip(
-            self.enter, self.enter_bias, self.leave, self.leave_bias, self.index, strict=True
-        ):
-            x, kept, changed = here
-            a, shift = torch.addmm(leave_bias, torch.addmm(enter_bias, kept, enter).relu_(), leave).chunk(2, dim=1)
-            log_scale = a.sigmoid() * span  # less the clamp, which `least` makes up for
-            if log_scales is not None:
-                log_scales.append(log_scale - self.clamp)
-            if there is not None:
-                torch.addcmul(shift, changed, log_scale.exp_(), value=least, out=changed)
-                torch.index_select(x, 1, index, out=there[0])
-                here, there = there, here
-            else:
-                changed = torch.addcmul(shift, changed, log_scale.exp(), value=least)
-                x = torch.cat([kept, changed], dim=1).index_select(1, index)
-                here = (x, *torch.split(x, self.sizes, dim=1))
-        return here[0]

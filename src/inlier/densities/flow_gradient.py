@@ -1,4 +1,4 @@
-"""A flow's loss and its gradient, worked out by hand: what autograd gives, in about half the time.
+"""A flow's loss and its gradient: worked out by hand for the default form, in about half the time of autograd.
 
 Fitting is most of what a flow costs. Autograd keeps every intermediate result in memory of its own and visits each
 several times; here rows are columns, so that a permutation moves whole lines of memory and halves need no copies, and
@@ -8,7 +8,8 @@ all steps write into the same places again.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,40 @@ from torch import Tensor, nn
 from inlier.densities.bijections.block import Block
 from inlier.densities.bijections.coupling import GAIN, AffineCoupling
 
-__all__ = ["FlowGradient"]
+__all__ = ["AutogradGradient", "Density", "FlowGradient"]
+
+
+class Density(Protocol):
+    """What has a loss and parameters that it depends on."""
+
+    def loss(self, x: Tensor) -> Tensor:
+        """The mean over the rows of x."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What is learnt."""
+
+
+class AutogradGradient:
+    """What `FlowGradient` offers, for any form of flow.
+
+    Args:
+        flow: of any form; its parameters are read anew at each call.
+        rows: taken at once where no gradient is wanted.
+    """
+
+    def __init__(self, flow: Density, rows: int) -> None:
+        self.flow, self.rows = flow, rows
+
+    @torch.no_grad()
+    def loss(self, x: Float[Tensor, "n d"]) -> float:
+        """`flow.loss(x)`, for any number of rows."""
+        return sum(float(self.flow.loss(rows)) * len(rows) for rows in torch.split(x, self.rows)) / len(x)
+
+    def __call__(self, x: Float[Tensor, "n d"]) -> None:
+        """Put the gradient of `flow.loss(x)` into every parameter's `grad`."""
+        for parameter in self.flow.parameters():
+            parameter.grad = None
+        self.flow.loss(x).backward()  # type: ignore[no-untyped-call]
 
 
 class FlowGradient:

@@ -18,12 +18,14 @@ class Detector(nn.Module, ABC):
     """Scores observations.
 
     `name` is the name it is registered under, `requires` are the readers that must be in the probe, and `learns` says
-    whether `fit` does anything, so that a detector that learns nothing is calibrated without refitting.
+    whether `fit` does anything, so that a detector that learns nothing is calibrated without refitting. One that
+    `learns_from_anomalies` has a further argument of `fit`, `anomalies`: readings of labelled ones, or None.
     """
 
     name: str
     requires: tuple[Reader, ...] = ()
     learns: bool = True
+    learns_from_anomalies: bool = False
 
     def fit(self, readings: Readings, *, seed: int = 0, progress: Progress | None = None) -> Self:
         """Learn from clean readings; a detector that learns nothing returns itself."""

@@ -1,7 +1,7 @@
 """DAAIN: sampled activations, a normalizing flow, a distance in its latent space (von Baußnern et al., 2021).
 
 A secret key samples activations all over the network, a flow maps them to a space where clean images are normally
-distributed, and a head without parameters of its own scores the latent vector.
+distributed, and a head scores the latent vector. One head, `logistic`, learns from labelled anomalies too.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ import torch
 from torch import nn
 
 from inlier.anatomy import Anatomy
-from inlier.densities.flow import Flow, FusedFlow
+from inlier.densities.bijections.lattice import Lattice
+from inlier.densities.flow import Coupling, Flow, Mixing
+from inlier.densities.fused_flow import RunTimeFlow
 from inlier.detectors.base import Detector
-from inlier.detectors.latent_heads import HBOS, Euclidean, HarmonicMean, LatentMahalanobis
+from inlier.detectors.latent_heads import HBOS, Euclidean, HarmonicMean, LatentMahalanobis, Logistic
 from inlier.errors import NotFitted
 from inlier.observation import Observation, Readings
 from inlier.readers import Reader, SampledActivations
+from inlier.sampling import SamplingKey
 from inlier.types import Progress, Scores
 
 __all__ = ["DAAIN", "Head", "daain"]
 
 LOG_TAU = math.log(2 * math.pi)
 
-Head = Literal["likelihood", "euclidean", "harmonic", "mahalanobis", "hbos"]
+Head = Literal["likelihood", "euclidean", "harmonic", "mahalanobis", "hbos", "logistic"]
 
 
 class DAAIN(Detector):
@@ -33,23 +36,49 @@ class DAAIN(Detector):
 
     Args:
         reader: of sampled activations (any reader of vectors will do).
-        blocks, width: of the flow (paper: 4, 8 or 16 blocks; 10 hidden units).
+        blocks, width, coupling, mixing, reflections: of the flow, see `Flow` (paper: 4, 8 or 16 blocks; 10 hidden
+            units, 256 with `conv1x1`).
         head: what is scored: `hbos` (the paper's best), `euclidean`, `harmonic`, `mahalanobis` of the latent vector, or
-            `likelihood`, minus the flow's log-likelihood.
+            `likelihood`, minus the flow's log-likelihood. `logistic` needs labelled anomalies in `fit`.
         bins: of the histograms of `hbos` (paper: 20, 30, 40 or 50).
+        penalty: of `logistic`, see there.
         seed: of the flow's fixed permutations and first weights.
+        key: whose points the reader reads, in their order; for `conv1x1`.
     """
 
     name = "daain"
 
     def __init__(
-        self, reader: Reader, *, blocks: int = 16, width: int = 10, head: Head = "hbos", bins: int = 30, seed: int = 0
+        self,
+        reader: Reader,
+        *,
+        blocks: int = 16,
+        width: int | None = None,
+        coupling: Coupling = "affine",
+        mixing: Mixing = "permutation",
+        reflections: int = 8,
+        head: Head = "hbos",
+        bins: int = 30,
+        penalty: float = 1.0,
+        seed: int = 0,
+        key: SamplingKey | None = None,
     ) -> None:
         super().__init__()
         self.requires = (reader,)
         self.reading = reader.name
-        self.flow = Flow(reader.size, blocks=blocks, width=width, seed=seed)
-        self.fused: FusedFlow | None = None
+        if mixing == "conv1x1" and key is None:
+            raise ValueError("mixing='conv1x1' needs the key whose points are read: give key=, or use another mixing.")
+        self.flow = Flow(
+            reader.size,
+            blocks,
+            width,
+            seed=seed,
+            coupling=coupling,
+            mixing=mixing,
+            reflections=reflections,
+            lattice=Lattice.of(key) if mixing == "conv1x1" and key is not None else None,
+        )
+        self.fused: RunTimeFlow | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module.fuse())  # type: ignore[no-untyped-call]
         self.head: nn.Module | None
         if head == "hbos":
@@ -60,16 +89,48 @@ class DAAIN(Detector):
             self.head = HarmonicMean()
         elif head == "mahalanobis":
             self.head = LatentMahalanobis(reader.size)
+        elif head == "logistic":
+            self.head = Logistic(reader.size, penalty)
         elif head == "likelihood":
             self.head = None
         else:
-            raise ValueError(f"head must be likelihood, euclidean, harmonic, mahalanobis or hbos, not {head!r}")
+            raise ValueError(
+                f"head must be likelihood, euclidean, harmonic, mahalanobis, hbos or logistic, not {head!r}"
+            )
+        self.learns_from_anomalies = head == "logistic"
 
-    def fit(self, readings: Readings, *, seed: int = 0, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        readings: Readings,
+        *,
+        anomalies: Readings | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Learn from clean readings; the head `logistic` from labelled anomalies too, the flow never.
+
+        Raises:
+            ValueError: `logistic` has no anomalies to learn from, or another head has some.
+        """
+        if self.learns_from_anomalies and (anomalies is None or len(anomalies) == 0):
+            raise ValueError(
+                "head='logistic' learns from labelled anomalies and none came. Give them, "
+                "fit(clean, anomalies=...), or choose a head that learns from clean images alone, such as head='hbos'."
+            )
+        if anomalies is not None and not self.learns_from_anomalies:
+            raise ValueError(
+                f"{len(anomalies)} anomalies came, and this head learns from clean images alone; "
+                "head='logistic' is the one that learns from both."
+            )
         x = readings.values[self.reading]
         self.flow.fit(x, seed=seed, progress=progress)
         self.fuse()
-        if self.head is not None:
+        if isinstance(self.head, Logistic):
+            assert anomalies is not None
+            with torch.no_grad():
+                latents = [self.fitted_flow.latent(each.values[self.reading]) for each in (readings, anomalies)]
+            self.head.fit(*latents)
+        elif self.head is not None:
             with torch.no_grad():
                 self.head.fit(self.fitted_flow.latent(x))  # type: ignore[operator]
         return self
@@ -79,7 +140,7 @@ class DAAIN(Detector):
         self.fused = self.flow.fused()
 
     @property
-    def fitted_flow(self) -> FusedFlow:
+    def fitted_flow(self) -> RunTimeFlow:
         """The flow in its fast form.
 
         Raises:
@@ -104,17 +165,34 @@ def daain(
     *,
     distance: float = 64,
     blocks: int = 16,
-    width: int = 10,
+    width: int | None = None,
+    coupling: Coupling = "affine",
+    mixing: Mixing = "permutation",
+    reflections: int = 8,
     head: Head = "hbos",
     bins: int = 30,
+    penalty: float = 1.0,
     seed: int = 0,
 ) -> DAAIN:
     """The detector over blue-noise samples of all activations (DAAIN, Table 2's best row by default).
 
-    `distance` is the minimum distance of the sampled points in pixels and channels (paper: 64 and 128).
+    `distance` is the minimum distance of the sampled points in pixels and channels (paper: 64 and 128); for the other
+    settings see `DAAIN`.
     """
     shapes = anatomy.everywhere()
     volume = (sum(shape[0] for shape in shapes.values()), *anatomy.size)
     key = anatomy.keys.blue_noise(volume, distance)
     reader = anatomy.shared("sampled", lambda: SampledActivations(key, shapes, "sampled"))
-    return DAAIN(reader, blocks=blocks, width=width, head=head, bins=bins, seed=seed)
+    return DAAIN(
+        reader,
+        blocks=blocks,
+        width=width,
+        coupling=coupling,
+        mixing=mixing,
+        reflections=reflections,
+        head=head,
+        bins=bins,
+        penalty=penalty,
+        seed=seed,
+        key=key,
+    )

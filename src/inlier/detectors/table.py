@@ -27,6 +27,11 @@ DETECTORS: Registry[Callable[..., Detector]] = Registry(
         ),
         "max_logit": Entry("inlier.detectors.max_logit:max_logit", "minus the maximum logit", "Hendrycks et al. 2022"),
         "entropy": Entry("inlier.detectors.entropy:entropy", "entropy of the softmax distribution"),
+        "mc_dropout": Entry(
+            "inlier.detectors.mc_dropout:mc_dropout",
+            "variance of the confidence over passes with dropout",
+            "Gal and Ghahramani 2016",
+        ),
         "energy": Entry("inlier.detectors.energy:energy", "free energy of the logits", "Liu et al. 2020"),
     },
 )

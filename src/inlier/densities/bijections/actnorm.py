@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from inlier.densities.bijections.base import Bijection
+
 __all__ = ["ActNorm", "usable_std"]
 
 CONSTANT = 0.1
@@ -20,19 +22,32 @@ a coupling that reads one value of hundreds of standard deviations multiplies it
 cross-fitted clean CamVid training frames the worst is the further out the smaller this is."""
 
 
-class ActNorm(nn.Module):
-    """y = exp(log_scale) x + offset; the identity until `initialise`."""
+class ActNorm(Bijection):
+    """y = exp(log_scale) x + offset; the identity until `initialise`.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: number of dimensions d.
+        scaled: whether there is a scale. Without, log_scale stays 0 and the map keeps volumes.
+    """
+
+    def __init__(self, dim: int, *, scaled: bool = True) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.zeros(dim))
+        self.scaled = scaled
+        self.log_scale: Tensor
+        if scaled:
+            self.log_scale = nn.Parameter(torch.zeros(dim))
+        else:
+            self.register_buffer("log_scale", torch.zeros(dim), persistent=False)
         self.offset = nn.Parameter(torch.zeros(dim))
 
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "n d"]) -> Self:
-        """Give the output mean 0 and standard deviation 1 on the rows of `x`; constants as in `usable_std`."""
+        """Give the output mean 0 and standard deviation 1 on the rows of `x`; constants as in `usable_std`.
+
+        Without a scale the deviation stays what it is.
+        """
         std, mean = torch.std_mean(x.double(), dim=0, correction=0)
-        std = usable_std(std, CONSTANT)
+        std = usable_std(std, CONSTANT) if self.scaled else torch.ones_like(std)
         self.log_scale.copy_(-std.log())
         self.offset.copy_(-mean / std)
         return self

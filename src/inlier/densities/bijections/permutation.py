@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+
+from inlier.densities.bijections.base import Bijection
 
 __all__ = ["Permutation"]
 
 
-class Permutation(nn.Module):
+class Permutation(Bijection):
     """y[:, i] = x[:, index[i]] for an index drawn from `generator`; volume-preserving."""
 
     def __init__(self, dim: int, generator: torch.Generator) -> None:
