@@ -9,22 +9,23 @@ import pytest
 
 SOURCE = Path(find_spec("inlier").origin).parent
 LAYERS = (
-    "types errors registry files",
+    "types errors registry files config",
     "backbones",
     "images",
     "sampling",
     "taps",
-    "anatomy readers observation probe",
+    "anatomy readers spool origin readings_file observation probe",
     "densities.bijections",
     "densities",
     "detectors",
     "calibration",
-    "clean_readings verdict artefact monitor",
+    "clean_readings verdict artefact cross_fitting monitor",
     "attacks",
     "perturbations",
     "datasets",
     "evaluation",
     "report",
+    "testing",
     "cli",
 )
 """Lowest first; a line is a layer."""

@@ -6,13 +6,16 @@ import pytest
 
 from inlier.attacks.recipes import RECIPES
 from inlier.backbones.load import BACKBONES, load_backbone
+from inlier.datasets.table import DATASETS
 from inlier.detectors.spec import DetectorSpec
 from inlier.detectors.table import DETECTORS
 from inlier.perturbations.table import PERTURBATIONS
 from inlier.registry import Entry, Registry, nearest
 
-TABLES = {"backbones": BACKBONES, "detectors": DETECTORS, "perturbations": PERTURBATIONS}
-ENTRIES = [(package, name) for package, table in TABLES.items() for name in table]
+TABLES = {"backbones": BACKBONES, "datasets": DATASETS, "detectors": DETECTORS, "perturbations": PERTURBATIONS}
+ENTRIES = [
+    (package, name) for package, table in TABLES.items() for name in table if table.entry(name).provider == "inlier"
+]
 
 
 @pytest.mark.parametrize(("package", "name"), ENTRIES)
@@ -21,6 +24,11 @@ def test_an_entry_resolves_to_something_documented_in_its_own_package(package, n
     assert callable(factory)
     assert factory.__doc__
     assert entry.target.startswith(f"inlier.{package}.")
+
+
+@pytest.mark.parametrize("package", TABLES)
+def test_a_table_takes_plugins_from_the_group_of_its_package(package):
+    assert TABLES[package].group == f"inlier.{package}"
 
 
 @pytest.mark.parametrize(("package", "name"), ENTRIES)
@@ -56,7 +64,7 @@ def test_a_mistyped_name_is_answered_with_the_nearest(look_up, mistyped, meant):
 
 
 def test_a_name_that_is_near_nothing_is_answered_with_the_list():
-    with pytest.raises(LookupError, match="There are: daain, energy, entropy, mahalanobis, max_logit, max_softmax"):
+    with pytest.raises(LookupError, match=f"There are: {', '.join(sorted(DETECTORS))}"):
         DETECTORS["zzz"]
     assert nearest("zzz", ["b", "a"]) == "There are: a, b."
 

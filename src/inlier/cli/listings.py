@@ -1,42 +1,69 @@
-"""`inlier detectors` and the like: what there is by name."""
+"""`inlier detectors` and the like: what there is by name, who provides it, and the paper it comes from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-__all__ = ["backbones", "detectors", "perturbations", "recipes"]
+from inlier.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from inlier.registry import Line
+
+__all__ = ["backbones", "datasets", "detectors", "perturbations", "recipes"]
 
 
-def detectors() -> None:
-    """List the detectors with their papers."""
+def detectors(json: JsonOption = False) -> None:
+    """List the detectors, plugins included, with their papers."""
     from inlier.detectors.table import DETECTORS
 
-    _print((name, DETECTORS.entry(name).summary, DETECTORS.entry(name).paper) for name in DETECTORS)
+    show(DETECTORS.lines(), json)
 
 
-def backbones() -> None:
-    """List the backbones with their papers."""
+def backbones(json: JsonOption = False) -> None:
+    """List the backbones, plugins included, with their papers."""
     from inlier.backbones.load import BACKBONES
 
-    _print((name, BACKBONES.entry(name).summary, BACKBONES.entry(name).paper) for name in BACKBONES)
+    show(BACKBONES.lines(), json)
 
 
-def perturbations() -> None:
-    """List the perturbations with their papers."""
+def datasets(json: JsonOption = False) -> None:
+    """List the layouts of data sets, plugins included, with their papers."""
+    from inlier.datasets.table import DATASETS
+
+    show(DATASETS.lines(), json)
+
+
+def perturbations(json: JsonOption = False) -> None:
+    """List the perturbations, plugins included, with their papers."""
     from inlier.perturbations.table import PERTURBATIONS
 
-    _print((name, PERTURBATIONS.entry(name).summary, PERTURBATIONS.entry(name).paper) for name in PERTURBATIONS)
+    show(PERTURBATIONS.lines(), json)
 
 
-def recipes() -> None:
+def recipes(json: JsonOption = False) -> None:
     """List the attacks with their papers."""
     from inlier.attacks.recipes import RECIPES
+    from inlier.registry import Line
 
-    _print((name, "needs a target" if row.needs_target else "", row.paper) for name, row in RECIPES.items())
+    needs = {name: "needs a target" if row.needs_target else "" for name, row in RECIPES.items()}
+    show((Line(name, needs[name], "inlier", row.paper) for name, row in RECIPES.items()), json)
 
 
-def _print(rows: Iterable[tuple[str, str, str]]) -> None:
-    table = list(rows)
-    widths = [max(len(row[column]) for row in table) for column in range(2)]
-    for name, summary, paper in table:
-        print(f"{name:{widths[0]}}  {summary:{widths[1]}}  {paper}".rstrip())
+def show(lines: Iterable[Line], as_json: bool) -> None:
+    """A row each: name, summary, provider, and the paper or what is broken."""
+    from json import dumps
+
+    told = list(lines)
+    if as_json:
+        print(dumps([asdict(line) for line in told]))
+        return
+    rows = [
+        (line.name, line.summary, line.provider, f"BROKEN: {line.problem}" if line.problem else line.paper)
+        for line in told
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    for *cells, last in rows:
+        padded = (f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+        print("  ".join([*padded, last]).rstrip())

@@ -1,0 +1,1 @@
+"""A detector and a perturbation for inlier."""
