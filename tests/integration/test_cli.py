@@ -227,7 +227,7 @@ def test_a_broken_image_is_reported_counted_and_skipped(folder, monitor, tmp_pat
         ran = done(*command)
         assert "skipped summer_0005.png: not an image" in ran.err
         assert "skipped winter_0005.jpg: " in ran.err
-        assert f"2 of {4 * PER_WORLD + 2} files skipped" in ran.err
+        assert f"2 of {4 * PER_WORLD + 2} images skipped" in ran.err
         assert "skipped" not in ran.out
     assert len(list((tmp_path / "noise").iterdir())) == 4 * PER_WORLD
 
@@ -332,7 +332,7 @@ def test_a_missing_key_says_what_to_do(folder, monitor):
 
 @pytest.mark.parametrize(("raised", "code"), [(ZeroDivisionError("oh"), 1), (KeyboardInterrupt(), 130)])
 def test_our_own_errors_exit_with_1_and_an_interruption_with_130(folder, monkeypatch, raised, code):
-    def fail(_):
+    def fail(*_, **__):
         raise raised
 
     monkeypatch.setattr("inlier.backbones.load.load_backbone", fail)

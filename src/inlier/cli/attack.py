@@ -10,14 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from inlier.cli import options
+from inlier.cli.arguments import BackboneArguments, ImageArguments, unpacked
 
 __all__ = ["attack"]
 
 
+@unpacked
 def attack(
     recipe: Annotated[str, typer.Argument(help="A name that `inlier recipes` lists.")],
-    backbone: options.BackboneOption,
-    images: options.ImagesOption,
+    backbone: BackboneArguments,
+    images: ImageArguments,
     out: Annotated[Path, typer.Option(help="Folder for the adversarial copies (PNG, same names).")],
     eps: Annotated[
         float | None, typer.Option(help="Largest change, pixels in [0, 1]; by default the recipe's.")
@@ -35,11 +37,9 @@ def attack(
     import torch
 
     from inlier.attacks.recipes import RECIPES
-    from inlier.backbones.load import load_backbone
     from inlier.cli.pictures import write_pictures
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say, say_skipped
-    from inlier.datasets.folder import ImageFolder
     from inlier.probe import Probe
     from inlier.registry import nearest
 
@@ -50,14 +50,14 @@ def attack(
     unknown = set(settings) - set(inspect.signature(row.factory).parameters)
     if unknown:
         raise ValueError(f"Recipe '{recipe}' has no {' or '.join(sorted(unknown))}")
-    network = load_backbone(backbone)
+    network = backbone.load()
     if row.needs_target and target is None:
         raise ValueError(f"Recipe '{recipe}' needs --target, one of {', '.join(network.task.classes)}")
     if target is not None and target not in network.task.classes:
         raise LookupError(f"No class named '{target}'. {nearest(target, list(network.task.classes))}")
     number = None if target is None else network.task.classes.index(target)
     probe = Probe(network)
-    folder = ImageFolder(images)
+    folder = images.open(labelled=False)
     damage: list[torch.Tensor] = []
     norms: list[torch.Tensor] = []
     done = 0

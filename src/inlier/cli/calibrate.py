@@ -8,36 +8,35 @@ from typing import Annotated
 import typer
 
 from inlier.cli import options
+from inlier.cli.arguments import BackboneArguments, ImageArguments, unpacked
 
 __all__ = ["calibrate"]
 
 
+@unpacked
 def calibrate(
     monitor: options.MonitorArgument,
-    backbone: options.BackboneOption,
+    backbone: BackboneArguments,
     false_alarm_rate: options.RateOption = 0.01,
     rule: options.RuleOption = "order_statistic",
     confidence: options.ConfidenceOption = 0.95,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Held-out clean images; by default the cross-fitted scores in the monitor are used again."),
-    ] = None,
+    images: ImageArguments | None = None,
     blocks: options.BlocksOption = "auto",
     folds: options.FoldsOption = 5,
-    group_by: options.GroupByOption = None,
     batch_size: options.BatchSizeOption = 8,
     out: Annotated[Path | None, typer.Option(help="Write here; by default the monitor file is replaced.")] = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Calibrate a fitted monitor again: another false-alarm rate, another rule, or held-out images."""
-    from inlier.backbones.load import load_backbone
+    """Calibrate a fitted monitor again: another false-alarm rate, another rule, or held-out images.
+
+    Without --images the cross-fitted clean scores in the monitor are used again.
+    """
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say_skipped, tell
-    from inlier.datasets.folder import ImageFolder
     from inlier.monitor import Monitor
 
-    loaded = Monitor.load(monitor, load_backbone(backbone))
-    folder = None if images is None else ImageFolder(images, group_by=group_by)
+    loaded = Monitor.load(monitor, backbone.load())
+    folder = None if images is None else images.open(labelled=False)
     with progress_bars() as progress:
         loaded.calibrate(
             folder,

@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 
 from inlier.cli import options
+from inlier.cli.arguments import BackboneArguments, ImageArguments, unpacked
 
 __all__ = ["fit"]
 
 
+@unpacked
 def fit(
-    backbone: options.BackboneOption,
-    images: options.ImagesOption,
+    backbone: BackboneArguments,
+    images: ImageArguments,
     out: Annotated[Path, typer.Option(help="The monitor file to write.")] = Path("monitor.inlier"),
     detector: Annotated[
         list[str] | None,
@@ -27,7 +29,6 @@ def fit(
     confidence: options.ConfidenceOption = 0.95,
     blocks: options.BlocksOption = "auto",
     folds: options.FoldsOption = 5,
-    group_by: options.GroupByOption = None,
     batch_size: options.BatchSizeOption = 8,
     seed: Annotated[
         int | None, typer.Option(help="Fixes the sampling key, which is then no secret, and every fit.")
@@ -35,17 +36,13 @@ def fit(
     json: options.JsonOption = False,
 ) -> None:
     """Fit a monitor to clean images, and calibrate it by cross-fitting over blocks of neighbouring images."""
-    from inlier.backbones.load import load_backbone
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say_skipped, tell
-    from inlier.datasets.folder import ImageFolder
     from inlier.monitor import Monitor
 
     start = time.perf_counter()
-    folder = ImageFolder(images, group_by=group_by)
-    monitor = Monitor(
-        load_backbone(backbone), detector or ["mahalanobis"], fusion=options.fusion_from(fusion), seed=seed
-    )
+    folder = images.open(labelled=False)
+    monitor = Monitor(backbone.load(), detector or ["mahalanobis"], fusion=options.fusion_from(fusion), seed=seed)
     with progress_bars() as progress:
         monitor.fit(folder, batch_size=batch_size, progress=progress)
         say_skipped(folder)

@@ -12,8 +12,9 @@ import typer
 from inlier.cli.attack import attack
 from inlier.cli.calibrate import calibrate
 from inlier.cli.demo import demo
+from inlier.cli.draw import draw
 from inlier.cli.fit import fit
-from inlier.cli.listings import backbones, detectors, perturbations, recipes
+from inlier.cli.listings import backbones, datasets, detectors, perturbations, recipes
 from inlier.cli.miou import miou
 from inlier.cli.perturb import perturb
 from inlier.cli.rekey import rekey
@@ -32,9 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, fit, calibrate, score, rekey, perturb, attack, miou):
+for command in (demo, draw, fit, calibrate, score, rekey, perturb, attack, miou):
     app.command()(command)
-for listing in (detectors, backbones, perturbations, recipes):
+for listing in (detectors, backbones, datasets, perturbations, recipes):
     app.command(rich_help_panel="Listings")(listing)
 
 

@@ -10,41 +10,54 @@ from typing import Annotated
 import typer
 
 from inlier.cli import options
+from inlier.cli.arguments import BackboneArguments, ImageArguments, unpacked
 
 __all__ = ["miou"]
 
 
+@unpacked
 def miou(
-    backbone: options.BackboneOption,
-    images: options.ImagesOption,
-    labels: Annotated[Path, typer.Option(help="Folder of one-channel PNG label maps with the images' names.")],
+    backbone: BackboneArguments,
+    images: ImageArguments,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Folder of one-channel PNG label maps with the images' names; by default the layout's."),
+    ] = None,
     batch_size: options.BatchSizeOption = 8,
     json: options.JsonOption = False,
 ) -> None:
     """Mean intersection over union and pixel accuracy on labelled images; the void class is left out."""
     import torch
 
-    from inlier.backbones.load import load_backbone
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say_skipped
-    from inlier.datasets.folder import ImageFolder, label_map
+    from inlier.datasets.labels import LabelFolder, translation
     from inlier.evaluation.metrics import ConfusionMatrix
 
-    network = load_backbone(backbone)
-    folder = ImageFolder(images)
-    matrix = ConfusionMatrix(len(network.task.classes), network.task.void)
+    network = backbone.load()
+    if not network.task.is_dense:
+        raise ValueError("This network classifies whole images; `inlier doctor --labels` tells its accuracy")
+    folder = images.open(labelled=labels is None)
+    if labels is None and not folder.classes:
+        raise ValueError(
+            "These images have no labels: give --labels FOLDER, or a layout that has them (`inlier datasets`)"
+        )
+    classes = network.task.classes
+    maps = None if labels is None else LabelFolder(labels, classes)
+    translate = translation(folder.classes, classes) if maps is None else torch.arange(len(classes))
+    matrix = ConfusionMatrix(len(classes), network.task.void)
     done = 0
     with progress_bars() as progress:
         for batch in folder.batches(batch_size):
-            truth = torch.stack([label_map(labels, name) for name in batch.names])
+            truth = batch.labels if maps is None else torch.stack([maps(name) for name in batch.names])
+            assert truth is not None
             with torch.no_grad():
-                matrix.update(network.predict(batch.images), truth)
+                matrix.update(network.predict(batch.images), translate[truth])
             done += len(batch.names)
             progress("miou", done, len(folder))
     say_skipped(folder)
     by_class = {
-        name: None if math.isnan(value) else value
-        for name, value in zip(network.task.classes, matrix.iou().tolist(), strict=True)
+        name: None if math.isnan(value) else value for name, value in zip(classes, matrix.iou().tolist(), strict=True)
     }
     if json:
         told = {"images": done, "miou": matrix.mean_iou(), "pixel_accuracy": matrix.pixel_accuracy(), "iou": by_class}

@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from inlier.cli import options
+from inlier.cli.arguments import ImageArguments, unpacked
 
 __all__ = ["perturb"]
 
 
+@unpacked
 def perturb(
     perturbation: Annotated[str, typer.Argument(help="A name that `inlier perturbations` lists.")],
-    images: options.ImagesOption,
+    images: ImageArguments,
     out: Annotated[Path, typer.Option(help="Folder for the copies (PNG, same names).")],
     severity: Annotated[int, typer.Option(min=0, max=5, help="0 changes nothing, 5 most.")] = 1,
     seed: Annotated[int, typer.Option(help="Fixes what is random.")] = 0,
@@ -26,11 +28,10 @@ def perturb(
     from inlier.cli.pictures import write_pictures
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say, say_skipped
-    from inlier.datasets.folder import ImageFolder
     from inlier.perturbations.table import PERTURBATIONS
 
     change = PERTURBATIONS[perturbation](severity=severity)
-    folder = ImageFolder(images)
+    folder = images.open(labelled=False)
     generator = torch.Generator().manual_seed(seed)
     done = 0
     with progress_bars() as progress:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inlier.cli import options
+from inlier.cli.arguments import BackboneArguments, ImageArguments, unpacked
 
 if TYPE_CHECKING:
     from inlier.verdict import Verdict
@@ -22,10 +23,11 @@ GATE_FAILED = 3
 COLUMNS = ("image", "group", "score", "p_value", "flagged")
 
 
+@unpacked
 def score(
     monitor: options.MonitorArgument,
-    backbone: options.BackboneOption,
-    images: options.ImagesOption,
+    backbone: BackboneArguments,
+    images: ImageArguments,
     out: Annotated[Path | None, typer.Option(help="Write the rows here instead of to stdout.")] = None,
     format: Annotated[str, typer.Option(help="jsonl (a JSON object a line) or csv.")] = "jsonl",
     why: Annotated[
@@ -36,7 +38,6 @@ def score(
         Path | None, typer.Option(help="Folder for the images with their heat map and verdict drawn in.")
     ] = None,
     fail_on_flag: Annotated[bool, typer.Option("--fail-on-flag", help="Exit with 3 if any image is flagged.")] = False,
-    group_by: options.GroupByOption = None,
     batch_size: options.BatchSizeOption = 8,
 ) -> None:
     """Give a verdict on every image: a row each on stdout, observed alarms by group on stderr."""
@@ -44,15 +45,13 @@ def score(
         raise ValueError(f"--format is jsonl or csv, not {format!r}")
     if why and format == "csv":
         raise ValueError("--why has lists in it, which CSV has no place for: use --format jsonl")
-    from inlier.backbones.load import load_backbone
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import alarms, say, say_alarms, say_skipped
-    from inlier.datasets.folder import ImageFolder
     from inlier.files import write_bytes
     from inlier.monitor import Monitor
 
-    loaded = Monitor.load(monitor, load_backbone(backbone))
-    folder = ImageFolder(images, group_by=group_by)
+    loaded = Monitor.load(monitor, backbone.load())
+    folder = images.open(labelled=False)
     rows: list[dict[str, Any]] = []
     with progress_bars() as progress:
         for batch in folder.batches(batch_size):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inlier.datasets.folder import ImageFolder
+    from inlier.datasets.base import Dataset
     from inlier.monitor import Monitor
 
 __all__ = ["alarms", "describe", "say", "say_alarms", "say_skipped", "tell"]
@@ -51,12 +52,14 @@ def say_alarms(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def say_skipped(folder: ImageFolder) -> None:
-    """Files that could not be read, if any."""
+def say_skipped(folder: Dataset) -> None:
+    """Images that could not be read, and what was left out of those that could."""
     for skipped in folder.skipped:
         say(f"inlier: skipped {skipped.name}: {skipped.reason}")
     if folder.skipped:
-        say(f"inlier: {len(folder.skipped)} of {len(folder)} files skipped")
+        say(f"inlier: {len(folder.skipped)} of {len(folder)} images skipped")
+    for text, count in Counter(note.text for note in folder.notes).items():
+        say(f"inlier: {count} of {len(folder)} images: {text}")
 
 
 def describe(monitor: Monitor) -> dict[str, Any]:

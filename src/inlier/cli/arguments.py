@@ -1,0 +1,179 @@
+"""Things that take several options to say, such as a backbone: each is a dataclass whose fields are the options.
+
+A command names the dataclass as a parameter's type and is decorated with `unpacked`; the command line then shows the
+fields as options of their own, and the command gets the dataclass made of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from inlier.backbones.base import Backbone
+    from inlier.datasets.base import Dataset
+
+__all__ = ["BackboneArguments", "ImageArguments", "unpacked"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BackboneArguments:
+    """Which network, and how images go into it and come out of it."""
+
+    backbone: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[:WEIGHTS] | MODULE:FACTORY | FOLDER",
+            help="The network: a name that `inlier backbones` lists, a function of yours that makes it, or a folder "
+            "saved by transformers.",
+        ),
+    ]
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE.safetensors", help="Weights for the network that your function makes.")
+    ] = None
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Subtracted from each channel of an image in [0, 1].")
+    ] = None
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Each channel is divided by it.")] = None
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="What the network resizes images to; by default it does not.")
+    ] = None
+    bgr: Annotated[
+        bool | None, typer.Option("--bgr/--rgb", help="The order of channels that the network was trained on.")
+    ] = None
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Names of the network's outputs, in their order.")
+    ] = None
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Which of several outputs are the logits: a key, attribute or number."),
+    ] = None
+
+    def load(self) -> Backbone:
+        """The backbone."""
+        from inlier.backbones.load import load_backbone
+
+        return load_backbone(
+            self.backbone,
+            weights=self.weights,
+            mean=_numbers("--mean", self.mean),
+            std=_numbers("--std", self.std),
+            size=_size("--size", self.size),
+            bgr=self.bgr,
+            classes=None if self.classes is None else [name.strip() for name in self.classes.split(",")],
+            output=self.output,
+        )
+
+
+@dataclass(frozen=True)
+class ImageArguments:
+    """Which images, how large, and what belongs together."""
+
+    images: Annotated[
+        str,
+        typer.Option(
+            metavar="[LAYOUT:]PATH",
+            help="A folder of images, nested or not, or a data set in a layout that `inlier datasets` lists.",
+        ),
+    ]
+    resize: Annotated[str | None, typer.Option(metavar="HxW", help="Resize every image to this as it is read.")] = None
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Take only the images in this list, one a line; or a part of an .npz file."),
+    ] = None
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="What of an image's name tells its group (drive, site); by default the layout does, or the name up to "
+            "the frame number.",
+        ),
+    ] = None
+    groups: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="A table with the columns image and group, instead.")
+    ] = None
+
+    def open(self, *, labelled: bool) -> Dataset:
+        """The images, with their labels where the layout has any and they are wanted."""
+        from inlier.datasets.load import open_images
+
+        return open_images(
+            self.images,
+            size=_size("--resize", self.resize),
+            split=self.split,
+            group_by=self.group_by,
+            groups=self.groups,
+            labelled=labelled,
+        )
+
+
+def unpacked(command: Callable[..., T]) -> Callable[..., T]:
+    """The command with the fields of its dataclass parameters as options.
+
+    A parameter that may be None is None when its first option is not given.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    packs: dict[str, type] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        hint = hints[parameter.name]
+        options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        pack = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        if pack is None:
+            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        assert isinstance(pack, type)
+        packs[parameter.name] = pack
+        fields = get_type_hints(pack, include_extras=True)
+        for position, field in enumerate(dataclasses.fields(pack)):
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            annotation = fields[field.name]
+            if position == 0 and len(options) > 1:
+                inner, option = get_args(annotation)
+                annotation, default = Annotated[inner | None, option], None
+            parameters.append(
+                inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            )
+
+    @functools.wraps(command)
+    def call(**given: Any) -> T:
+        made = {
+            name: None if (values := _taken(pack, given))[0] is None else pack(*values) for name, pack in packs.items()
+        }
+        return command(**made, **given)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def _taken(pack: type, given: dict[str, Any]) -> list[Any]:
+    return [given.pop(field.name) for field in dataclasses.fields(pack)]
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} is one number a channel, such as 0.485,0.456,0.406, not {text!r}") from None
+
+
+def _size(option: str, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise ValueError(f"{option} is height x width in pixels, such as 360x480, not {text!r}")
+    return int(height), int(width)
