@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from inlier.errors import Mismatch
-from inlier.sampling import SamplingKey
+from inlier.sampling import SamplingKey, nearest_index
 from inlier.taps import OUTPUT, Shape, Tap
 
 __all__ = ["ChannelStatistics", "FeatureMap", "Reader", "SampledActivations", "Statistic", "logits"]
@@ -33,6 +33,8 @@ class Reader(nn.Module, ABC):
     name: str
     taps: tuple[Tap, ...]
     size: int
+    image_size: tuple[int, int] | None = None
+    """(h, w) that images must have; None where any will do."""
 
     @abstractmethod
     def keep(self, position: int, activation: Tensor) -> Tensor:
@@ -76,6 +78,7 @@ class SampledActivations(Reader):
         self.name = name
         self.size = len(key)
         self.volume = key.volume
+        self.image_size = key.volume[1:]
         used: dict[Tap, Shape] = {}
         start = 0
         for tap, shape in shapes.items():
@@ -147,10 +150,7 @@ class SampledActivations(Reader):
 def _native_index(points: Tensor, start: int, shape: Shape, volume: tuple[int, int, int]) -> Tensor:
     """Where up-sampled points lie in a flattened (c, h, w) activation, by up-sampling the coordinates themselves."""
     _, height, width = shape
-    row, column = (
-        F.interpolate(torch.arange(n, dtype=torch.float32).view(1, 1, n), size=target).view(-1).long()
-        for n, target in ((height, volume[1]), (width, volume[2]))
-    )
+    row, column = nearest_index(height, volume[1]), nearest_index(width, volume[2])
     channel, y, x = points.unbind(1)
     return ((channel - start) * height + row[y]) * width + column[x]
 

@@ -1,10 +1,16 @@
-"""Blue noise in volumes of every size, by Hypothesis."""
+"""Sampling keys in volumes and layers of every size, by Hypothesis."""
+
+import math
 
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inlier.sampling import SamplingKey, blue_noise, uniform
+from inlier.anatomy import KeyRing
+from inlier.readers import SampledActivations
+from inlier.sampling import SamplingKey, balanced, blue_noise, spacing, uniform
+from inlier.taps import Tap
 
 volumes = st.tuples(*[st.integers(1, 16)] * 3)
 crowded = st.tuples(volumes, st.floats(2, 40))  # from thousands of points to a distance larger than the volume
@@ -56,3 +62,64 @@ def test_uniform_draws_different_points_inside(volume, count, seed):
     key = uniform(volume, count, seed)
     assert len(set(map(tuple, key.points.tolist()))) == count == len(key)
     assert ((key.points >= 0) & (key.points < torch.tensor(volume))).all()
+
+
+layers = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(layers, seeds)
+def test_a_balanced_key_has_as_many_points_in_every_layer_as_it_can(shapes, seed):
+    size = (24, 24)
+    key = balanced(shapes, size, 8, seed)
+    assert key == balanced(shapes, size, 8, seed)
+    assert len(key) <= len(blue_noise((sum(shape[0] for shape in shapes), *size), 8, seed))
+    ends = torch.tensor([shape[0] for shape in shapes]).cumsum(0)
+    counts = torch.bincount(torch.bucketize(key.points[:, 0].contiguous(), ends, right=True), minlength=len(shapes))
+    rooms = torch.tensor([channels * height * width for channels, height, width in shapes])
+    assert (counts <= rooms).all()
+    roomy = counts[counts < rooms]
+    assert len(roomy) == 0 or roomy.max() - roomy.min() <= 1
+    assert len(roomy) == 0 or (counts[counts == rooms] <= roomy.max()).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(layers, seeds)
+def test_points_of_one_layer_of_a_balanced_key_keep_its_spacing(shapes, seed):
+    size = (24, 24)
+    points, start = balanced(shapes, size, 8, seed).points.double(), 0
+    for shape in shapes:
+        inside = points[(points[:, 0] >= start) & (points[:, 0] < start + shape[0])]
+        start += shape[0]
+        if len(inside) > 1:
+            assert torch.pdist(inside).min() >= spacing(shape, size, len(inside)) - 1e-9
+
+
+sizes = st.tuples(st.integers(4, 40), st.integers(4, 40))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["blue_noise", "balanced", "uniform"]), layers, sizes, st.floats(3, 20), seeds)
+def test_gathering_equals_up_sampling_then_indexing(kind, shapes, size, distance, seed):
+    taps = {Tap(str(number)): shape for number, shape in enumerate(shapes)}
+    key = KeyRing(seed=seed).draw(kind, taps, size, distance)
+    generator = torch.Generator().manual_seed(0)
+    activations = {tap: torch.rand(2, *shape, generator=generator) for tap, shape in taps.items()}
+    volume = torch.cat([F.interpolate(activation, size=size) for activation in activations.values()], dim=1)
+    reader = SampledActivations(key, taps)
+    gathered = reader.combine([reader.keep(place, activations[tap]) for place, tap in enumerate(reader.taps)])
+    channel, y, x = key.points.unbind(1)
+    assert torch.equal(gathered, volume[:, channel, y, x])
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers, sizes, st.floats(3, 20), seeds)
+def test_a_balanced_key_lies_inside_its_volume_and_reads_no_activation_twice(shapes, size, distance, seed):
+    key = balanced(shapes, size, distance, seed)
+    assert key.volume == (sum(shape[0] for shape in shapes), *size)
+    assert ((key.points >= 0) & (key.points < torch.tensor(key.volume))).all()
+    taps = {Tap(str(number)): shape for number, shape in enumerate(shapes)}
+    reader = SampledActivations(key, taps)
+    for place, tap in enumerate(reader.taps):
+        seen = reader.keep(place, torch.arange(math.prod(taps[tap])).view(1, *taps[tap]))[0].tolist()
+        assert len(set(seen)) == len(seen)

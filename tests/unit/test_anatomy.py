@@ -9,6 +9,8 @@ from inlier.anatomy import Anatomy, KeyRing
 from inlier.backbones.base import Backbone, Classification, Segmentation
 from inlier.backbones.espnet import CAMVID_CLASSES, ESPNet, ESPNetC
 from inlier.errors import Mismatch
+from inlier.probe import Probe
+from inlier.readers import FeatureMap
 from inlier.sampling import blue_noise
 from inlier.taps import Tap
 
@@ -87,20 +89,45 @@ def test_grey_images_are_looked_at_with_one_channel():
     assert named(anatomy.stage_ends()) == {"": (2, 8, 8)}
 
 
+LAYERS = {Tap("a"): (4, 20, 20), Tap("b"): (6, 10, 10)}
+
+
 def test_a_key_ring_draws_one_key_and_keeps_it():
     ring = KeyRing(seed=3)
-    key = ring.blue_noise((10, 20, 20), 5)
+    key = ring.draw("blue_noise", LAYERS, (20, 20), 5)
     assert key == blue_noise((10, 20, 20), 5, 3)
-    assert ring.blue_noise((10, 20, 20), 5.0) is key
-    assert KeyRing(key).blue_noise((10, 20, 20), 5) is key
+    assert ring.draw("blue_noise", LAYERS, (20, 20), 5.0) is key
+    assert KeyRing(key).draw("blue_noise", LAYERS, (20, 20), 5) is key
 
 
-@pytest.mark.parametrize(("volume", "distance"), [((10, 20, 21), 5), ((10, 20, 20), 6)])
-def test_a_key_ring_refuses_a_second_key_and_names_both(volume, distance):
+def test_every_kind_of_key_has_as_many_points_as_blue_noise():
+    counts = {kind: len(KeyRing(seed=3).draw(kind, LAYERS, (20, 20), 5)) for kind in ("blue_noise", "uniform")}
+    assert counts["uniform"] == counts["blue_noise"]
+    even = KeyRing(seed=3).draw("balanced", LAYERS, (20, 20), 5)
+    assert abs(len(even) - counts["blue_noise"]) <= 2
+    in_the_first = int((even.points[:, 0] < 4).sum())
+    assert abs(in_the_first - (len(even) - in_the_first)) <= 1
+
+
+def test_an_unknown_kind_of_key_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match=r"no key of kind 'balancd'\. Did you mean 'balanced'\?"):
+        KeyRing().draw("balancd", LAYERS, (20, 20), 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "distance", "named"),
+    [
+        ("blue_noise", (20, 21), 5, "(10, 20, 21)"),
+        ("blue_noise", (20, 20), 6, "blue_noise(6)"),
+        ("balanced", (20, 20), 5, "balanced(5 over 2 layers)"),
+        ("uniform", (20, 20), 5, "uniform(as many as blue_noise(5))"),
+    ],
+)
+def test_a_key_ring_refuses_a_second_key_and_names_both(kind, size, distance, named):
     ring = KeyRing(blue_noise((10, 20, 20), 5, 0))
     with pytest.raises(Mismatch) as error:
-        ring.blue_noise(volume, distance)
-    for part in ("blue_noise(5)", "(10, 20, 20)", f"blue_noise({distance})", str(volume)):
+        ring.draw(kind, LAYERS, size, distance)
+    for part in ("blue_noise(5)", "(10, 20, 20)", named):
         assert part in str(error.value)
 
 
@@ -109,3 +136,212 @@ def test_looking_at_a_backbone_does_not_change_it():
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     Anatomy.of(backbone, (6, 6))
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+class Blocks(nn.Module):
+    """Two blocks of convolution and batch norm, one module that runs twice, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.level1 = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.level2 = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8))
+        self.act = nn.ReLU()
+        self.conv = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        return self.conv(self.act(self.level2(self.act(self.level1(x)))))
+
+
+@pytest.fixture
+def blocks():
+    return Anatomy.of(Backbone(Blocks(), Segmentation(("a", "b"))), (8, 12))
+
+
+@pytest.mark.parametrize(
+    ("selection", "taps"),
+    [
+        ("everywhere", ["level1.0", "level1.1", "level2.0", "level2.1", "conv"]),
+        ("conv", ["level1.0", "level2.0", "conv"]),
+        ("conv:output", ["conv"]),
+        ("batch_norm_inputs", ["level1.1:input", "level2.1:input"]),
+        ("level2.0", ["level2.0"]),
+        ("level2", ["level2"]),
+        ("level1.*", ["level1.0", "level1.1"]),
+        ("level[12]:input", ["level1:input", "level2:input"]),
+        ("conv:input, level1.0", ["level1.0", "conv:input"]),
+        (["level2.1", "level1.1:input"], ["level1.1:input", "level2.1"]),
+    ],
+)
+def test_a_selection_names_taps_in_running_order(blocks, selection, taps):
+    assert [str(tap) for tap in blocks.select(selection)] == taps
+
+
+def test_what_is_selected_has_its_shape(blocks):
+    assert blocks.select("level2") == {Tap("level2"): (8, 4, 6)}
+    assert blocks.select("stage_ends") == blocks.stage_ends()
+
+
+@pytest.mark.parametrize(
+    ("selection", "error", "told"),
+    [
+        ("level3.0", ValueError, r"No taps are named 'level3.0'. Did you mean 'level\d.0'"),
+        ("evrywhere", ValueError, "Did you mean 'everywhere'"),
+        ("level9.*", ValueError, "No module's name fits 'level9.*'"),
+        (
+            "act",
+            Mismatch,
+            "Nothing of 'act' can be tapped",
+        ),
+        ("", ValueError, "No taps are named ''"),
+        ([], ValueError, "No taps are named ''"),
+    ],
+)
+def test_a_selection_of_nothing_says_what_there_is(blocks, selection, error, told):
+    with pytest.raises(error, match=told):
+        blocks.select(selection)
+
+
+TWO = {Tap("a"): (6, 10, 10), Tap("b"): (4, 5, 5)}
+
+
+@pytest.mark.parametrize("kind", ["blue_noise", "balanced", "uniform"])
+def test_a_key_of_any_kind_is_known_again_and_is_no_other_kind(kind):
+    key = KeyRing(seed=3).draw(kind, TWO, (20, 20), 5)
+    assert KeyRing(key).draw(kind, TWO, (20, 20), 5.0) is key
+    for other in {"blue_noise", "balanced", "uniform"} - {kind}:
+        with pytest.raises(Mismatch, match="One monitor has one key"):
+            KeyRing(key).draw(other, TWO, (20, 20), 5)
+    with pytest.raises(Mismatch, match="One monitor has one key"):
+        KeyRing(key).draw(kind, TWO, (20, 20), 6)
+
+
+def test_a_balanced_key_is_refused_where_the_layers_are_others_though_the_volume_is_the_same():
+    ring = KeyRing(seed=0)
+    ring.draw("balanced", TWO, (20, 20), 5)
+    with pytest.raises(Mismatch, match=r"balanced\(5 over 2 layers\) .* asked for is balanced\(5 over 1 layers\)"):
+        ring.draw("balanced", {Tap("c"): (10, 20, 20)}, (20, 20), 5)
+
+
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return self.act(self.bn(self.conv(x))) + x
+
+
+class Residual(nn.Module):
+    """Two stages of blocks, a module that is called like a selection, one that runs twice, and one that never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.layer1 = nn.Sequential(Block(4), Block(4))
+        self.down = nn.Conv2d(4, 8, 2, stride=2)
+        self.layer2 = nn.Sequential(Block(8))
+        self.twice = nn.Tanh()
+        self.unused = nn.Linear(2, 2)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.twice(self.layer1(self.twice(self.conv(x))))
+        return self.head(self.layer2(self.down(x)).mean(dim=(2, 3)))
+
+
+@pytest.fixture(scope="module")
+def residual():
+    return Anatomy.of(Backbone(Residual(), Classification(("a", "b", "c"))), (8, 12))
+
+
+def test_selections_by_kind_take_what_they_say(residual):
+    assert residual.select("everywhere") == residual.everywhere()
+    assert residual.select("stage_ends") == residual.stage_ends()
+    assert named(residual.select("conv")) == {
+        "conv": (4, 8, 12),
+        "layer1.0.conv": (4, 8, 12),
+        "layer1.1.conv": (4, 8, 12),
+        "down": (8, 4, 6),
+        "layer2.0.conv": (8, 4, 6),
+    }
+    assert named(residual.select("batch_norm_inputs")) == {
+        "layer1.0.bn:input": (4, 8, 12),
+        "layer1.1.bn:input": (4, 8, 12),
+        "layer2.0.bn:input": (8, 4, 6),
+    }
+
+
+@pytest.mark.parametrize(
+    ("selection", "taps"),
+    [
+        ("layer1.0.conv", ["layer1.0.conv"]),
+        ("layer1.0.conv:input", ["layer1.0.conv:input"]),
+        ("conv:output", ["conv"]),
+        ("layer1.0", ["layer1.0"]),
+        ("layer1:input", ["layer1:input"]),
+        (":output", [""]),
+        ("layer2.*", ["layer2.0.conv", "layer2.0.bn", "layer2.0.act"]),
+        ("*.bn", ["layer1.0.bn", "layer1.1.bn", "layer2.0.bn"]),
+        ("layer?.0.bn:input", ["layer1.0.bn:input", "layer2.0.bn:input"]),
+        ("layer[12]", ["layer1", "layer2"]),
+        ("layer1.[0-9]", ["layer1.0", "layer1.1"]),
+        ("head, layer2.0.act ,head", ["layer2.0.act", "head"]),
+        (["head", "layer2.0.act"], ["layer2.0.act", "head"]),
+        ("batch_norm_inputs,down", ["layer1.0.bn:input", "layer1.1.bn:input", "down", "layer2.0.bn:input"]),
+        ("layer1.0,*ayer1.0.act", ["layer1.0.act", "layer1.0"]),
+        ("[dtu]*", ["down"]),
+    ],
+)
+def test_patterns_fit_leaves_and_where_they_fit_none_the_blocks(residual, selection, taps):
+    assert [str(tap) for tap in residual.select(selection)] == taps
+
+
+@pytest.mark.parametrize(
+    ("selection", "why"),
+    [
+        ("twice", "runs 2 times in a forward pass"),
+        ("twic?:input", "runs 2 times in a forward pass"),
+        ("unused", "never runs"),
+        ("head,unused*", "never runs"),
+    ],
+)
+def test_what_is_named_and_cannot_be_tapped_is_refused_with_the_reason(residual, selection, why):
+    with pytest.raises(Mismatch, match=f"can be tapped: {why}"):
+        residual.select(selection)
+
+
+def test_a_kind_that_the_network_has_not_is_refused():
+    anatomy = Anatomy.of(Backbone(nn.Conv2d(3, 2, 1), Segmentation(("a", "b"))), (8, 8))
+    with pytest.raises(Mismatch, match="Nothing of 'batch_norm_inputs' can be tapped"):
+        anatomy.select("batch_norm_inputs")
+
+
+def test_a_selected_block_is_read_as_its_output_is(residual):
+    backbone = Backbone(Residual(), Classification(("a", "b", "c")))
+    ((tap, shape),) = residual.select("layer2.0").items()
+    images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen = Probe(backbone, [FeatureMap(tap, shape, "block")])(images).readings["block"]
+        network = backbone.network
+        x = network.twice(network.layer1(network.twice(network.conv(images))))
+        assert torch.equal(seen, network.layer2(network.down(x)))
+
+
+def test_a_compiled_network_has_nothing_to_select_and_says_what_to_give():
+    torch._dynamo.reset()
+    anatomy = Anatomy.of(Backbone(torch.compile(Residual(), backend="eager"), Classification(("a", "b", "c"))), (8, 12))
+    assert anatomy.everywhere() == {}
+    for selection in ("everywhere", "stage_ends", "conv", "_orig_mod.head"):
+        with pytest.raises(Mismatch, match=r"the network is compiled: .*`network\._orig_mod`"):
+            anatomy.select(selection)
+
+
+def test_without_the_network_leaves_are_selected_by_name_and_kinds_are_refused(residual):
+    absent = Anatomy(residual.size, residual.channels, residual.shapes)
+    for selection in ("everywhere", "stage_ends", "layer2.*", "layer1.0.bn:input,head"):
+        assert absent.select(selection) == residual.select(selection)
+    for selection in ("conv", "batch_norm_inputs"):
+        with pytest.raises(Mismatch, match="not known without the network"):
+            absent.select(selection)

@@ -123,7 +123,7 @@ def test_an_unknown_head_is_refused_with_the_known_ones(anatomy):
 
 def test_a_monitor_has_one_key(anatomy):
     daain(anatomy, distance=6, blocks=1)
-    with pytest.raises(Mismatch, match=r"is blue_noise\(6\).*asked for is blue_noise\(8\).*use one distance"):
+    with pytest.raises(Mismatch, match=r"is blue_noise\(6\).*asked for is blue_noise\(8\).*use one kind, one distance"):
         daain(anatomy, distance=8, blocks=1)
 
 

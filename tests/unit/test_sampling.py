@@ -17,15 +17,21 @@ from inlier.errors import Mismatch
 from inlier.files import write_tensors
 from inlier.monitor import Monitor
 from inlier.readers import SampledActivations
-from inlier.sampling import SamplingKey, blue_noise, uniform
+from inlier.sampling import SamplingKey, balanced, blue_noise, spacing, uniform
 from inlier.taps import Tap
 
 SMALL = (24, 30, 36)
+LAYERS = [(4, 30, 36), (12, 15, 18), (8, 4, 5)]
+"""Of as many channels together."""
 
 draws = pytest.mark.parametrize(
     "draw",
-    [lambda seed=None: blue_noise(SMALL, 6, seed), lambda seed=None: uniform(SMALL, 50, seed)],
-    ids=["blue", "uni"],
+    [
+        lambda seed=None: blue_noise(SMALL, 6, seed),
+        lambda seed=None: balanced(LAYERS, SMALL[1:], 6, seed),
+        lambda seed=None: uniform(SMALL, 50, seed),
+    ],
+    ids=["blue", "balanced", "uni"],
 )
 
 
@@ -117,6 +123,93 @@ def test_blue_noise_is_spread_evenly_over_the_volume():
     assert octants.max() / octants.min() < 1.15
 
 
+# --- balanced ---------------------------------------------------------------------------------------------------------
+
+
+def in_layers(key, shapes):
+    """The key's points in each layer, by the layer's own channels."""
+    start, found = 0, []
+    for channels, *_ in shapes:
+        inside = key.points[(key.points[:, 0] >= start) & (key.points[:, 0] < start + channels)]
+        found.append(inside - torch.tensor([start, 0, 0]))
+        start += channels
+    return found
+
+
+def test_a_balanced_key_has_the_points_of_blue_noise_dealt_out_evenly():
+    shapes = [(2, 96, 128), (64, 24, 32), (256, 12, 16), (19, 48, 64)]
+    key = balanced(shapes, (96, 128), 24, seed=0)
+    blue = blue_noise((341, 96, 128), 24, seed=0)
+    assert len(key) == len(blue)
+    assert key.volume == blue.volume
+    counts = [len(points) for points in in_layers(key, shapes)]
+    assert max(counts) - min(counts) <= 1
+    assert len(in_layers(blue, shapes)[2]) > 0.6 * len(blue)  # three quarters of the channels
+
+
+def test_a_small_layer_is_read_whole_and_the_others_share_the_rest():
+    shapes = [(5, 1, 1), (40, 24, 32), (60, 24, 32)]
+    key = balanced(shapes, (48, 64), 12, seed=0)
+    few, *many = in_layers(key, shapes)
+    assert sorted(few[:, 0].tolist()) == [0, 1, 2, 3, 4]
+    assert abs(len(many[0]) - len(many[1])) <= 1
+    assert len(key) == len(blue_noise((105, 48, 64), 12, seed=0))
+
+
+def test_more_layers_than_points_get_a_point_each_by_lot():
+    shapes, with_points = [(1, 4, 4)] * 30, torch.zeros(30)
+    for seed in range(200):  # about three points each
+        counts = torch.tensor([len(points) for points in in_layers(balanced(shapes, (8, 8), 10, seed), shapes)])
+        assert counts.max() == 1
+        with_points += counts
+    assert with_points.min() > 0
+
+
+def test_a_volume_with_fewer_activations_than_points_is_read_whole():
+    key = balanced([(3, 2, 2), (4, 1, 1)], (32, 32), 4, seed=0)
+    assert len(key) == 3 * 2 * 2 + 4
+
+
+def test_points_of_a_balanced_layer_are_as_far_apart_as_random_packing_allows():
+    # Random packing of balls with a minimum distance d between centres: about 0.68 / d^3 centres a unit of volume.
+    shapes, size = [(96, 45, 60)] * 6, (180, 240)
+    key = balanced(shapes, size, 24, seed=0)
+    for points in in_layers(key, shapes):
+        packed = (0.68 * 96 * 180 * 240 / len(points)) ** (1 / 3)
+        nearest = torch.pdist(points.double()).min()
+        assert nearest > 0.85 * packed
+        assert nearest > 1.5 * spacing(shapes[0], size, len(points))
+
+
+def test_every_place_of_a_layer_is_equally_likely_in_a_balanced_key():
+    ninths = torch.zeros(3, 3)
+    for seed in range(250):
+        points = balanced([(30, 12, 12)], (72, 72), 30, seed).points
+        for y, x in (points[:, 1:] // 24).tolist():
+            ninths[y, x] += 1
+    # 1,000 points or more: a ninth has a relative standard deviation of 10 % at most. Blue noise crowds the corners.
+    assert ninths.sum() > 1000
+    assert 0.75 < ninths.min() / ninths.mean() <= ninths.max() / ninths.mean() < 1.25
+
+
+def test_spacing_is_infinite_for_one_point_and_one_in_a_crowd():
+    assert spacing((8, 10, 10), (40, 40), 1) == float("inf")
+    assert spacing((2, 2, 2), (40, 40), 8) == 1
+    assert spacing((8, 10, 10), (40, 40), 4) > spacing((8, 10, 10), (40, 40), 8) > 1
+
+
+def test_balanced_refuses_what_it_cannot_spread_points_over():
+    with pytest.raises(ValueError, match="at least one layer"):
+        balanced([], (8, 8), 4)
+    with pytest.raises(ValueError, match="distance >= 2"):
+        balanced([(3, 8, 8)], (8, 8), 1)
+
+
+def test_a_balanced_key_is_drawn_silently(capfd):
+    balanced(LAYERS, SMALL[1:], 6)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_key_file_holds_the_whole_key(tmp_path):
     key = blue_noise(SMALL, 6, 0)
     key.save(tmp_path / "a.key")
@@ -205,8 +298,9 @@ def test_no_error_about_a_key_tells_its_points(key, backbone, tmp_path):
         lambda: SamplingKey(bad, key.volume, "r"),
         lambda: SamplingKey(key.points.float(), key.volume, "r"),
         lambda: SamplingKey.load(tmp_path / "k"),
-        lambda: KeyRing(key).blue_noise((18, 30, 40), 64),
-        lambda: KeyRing(key).blue_noise(key.volume, 32),
+        lambda: KeyRing(key).draw("blue_noise", shapes, IMAGE, 64),
+        lambda: KeyRing(key).draw("blue_noise", {Tap("0"): key.volume}, IMAGE, 32),
+        lambda: KeyRing(key).draw("balanced", {Tap("0"): key.volume}, IMAGE, 64),
         lambda: SampledActivations(key, shapes),
         lambda: reader.keep(0, torch.zeros(1, 8, 30, 40)),
         lambda: Monitor(backbone, "daain(blocks=1)", key=key).build((30, 40)),

@@ -1,12 +1,14 @@
 """Taps: they are found in running order, call back with what is there at that moment, and leave no hook behind."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 from inlier.backbones.base import Backbone, Classification, Segmentation
 from inlier.errors import Mismatch
-from inlier.taps import OUTPUT, Listener, Tap, find_taps
+from inlier.taps import OUTPUT, Listener, Place, Tap, find_taps, list_taps
 
 IMAGES = torch.rand(2, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 
@@ -233,3 +235,266 @@ def test_hooks_of_the_user_stay(backbone):
         backbone(IMAGES)
     find_taps(backbone, (8, 10))
     assert list(backbone.network.first._forward_hooks) == [handle.id]
+
+
+# --- what cannot be tapped ------------------------------------------------------------------------------------------
+
+
+def problems(backbone, size=(8, 10)):
+    return {str(place.tap): place.problem for place in list_taps(backbone, size) if place.problem}
+
+
+def test_every_side_of_every_module_is_listed_with_its_shape_or_the_reason_why_not(backbone):
+    places = list_taps(backbone, (8, 10))
+    assert {place.tap.module for place in places} == {name for name, _ in backbone.network.named_modules()}
+    assert len(places) == 2 * len(list(backbone.network.modules()))
+    assert all((place.shape is None) == bool(place.problem) for place in places)
+    assert problems(backbone) == {
+        "twice:input": "runs 2 times in a forward pass",
+        "twice": "runs 2 times in a forward pass",
+        "split": "passes tuple, not a tensor",
+        "named:input": "gets no input by position",
+        "unused:input": "never runs",
+        "unused": "never runs",
+    }
+
+
+def test_places_come_in_running_order_and_those_that_never_run_last(backbone):
+    outputs = [place.tap.module for place in list_taps(backbone, (8, 10)) if place.tap.side == "output"]
+    assert outputs == ["first", "twice", "split", "named", "last", "", "unused"]
+
+
+def test_a_place_says_what_its_module_is(backbone):
+    place = list_taps(backbone, (8, 10))[1]
+    assert place == Place(Tap("first", "input"), "Conv2d", "convolution", True, (3, 8, 10))
+    network = nn.Sequential(nn.Sequential(nn.BatchNorm2d(3)), nn.ConvTranspose2d(3, 2, 1))
+    places = {str(place.tap): place for place in list_taps(Backbone(network, Segmentation(("a", "b"))), (4, 4))}
+    assert (places["0"].leaf, places["0"].role) == (False, "")
+    assert (places["0.0"].leaf, places["0.0"].role) == (True, "batch_norm")
+    assert places["1"].role == "convolution"
+
+
+def test_the_taps_found_are_the_leaves_of_the_list(backbone):
+    listed = {place.tap: place.shape for place in list_taps(backbone, (8, 10)) if place.leaf and place.shape}
+    assert list(find_taps(backbone, (8, 10)).items()) == list(listed.items())
+
+
+class Odd(nn.Module):
+    """Modules whose outputs are no activations of the images one by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.same_for_all = nn.Embedding(5, 4)
+        self.whole_numbers = nn.Identity()
+        self.one_axis = nn.Identity()
+        self.five_axes = nn.Identity()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        self.same_for_all(torch.arange(5)[None])
+        self.whole_numbers(x.argmax(1))
+        self.one_axis(x.mean((1, 2, 3)))
+        self.five_axes(x[:, None])
+        return self.head(x.mean((2, 3)))
+
+
+def test_what_is_no_activation_of_the_images_one_by_one_is_no_tap():
+    told = problems(Backbone(Odd(), Classification(("a", "b"))))
+    assert {name: problem for name, problem in told.items() if ":" not in name} == {
+        "same_for_all": "has no axis of images in front: (1, 5, 4) came for 2 images",
+        "whole_numbers": "passes int64, not real numbers",
+        "one_axis": "passes a tensor of 1 axes, not of 2, 3 or 4",
+        "five_axes": "passes a tensor of 5 axes, not of 2, 3 or 4",
+    }
+
+
+def test_another_name_of_a_module_is_told_as_such():
+    act = nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), act, nn.Conv2d(2, 2, 1), act)
+    told = problems(Backbone(network, Segmentation(("a", "b"))))
+    assert told["1"] == "runs 2 times in a forward pass"
+    assert told["3"] == "is the module '1' under another name"
+
+
+class Tokens(nn.Module):
+    """Patches as tokens through a transformer block."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 2, stride=2)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.head(self.block(tokens).mean(1))
+
+
+def test_tokens_are_maps_of_one_column():
+    backbone = Backbone(Tokens(), Classification(("a", "b")))
+    shapes = {str(place.tap): place.shape for place in list_taps(backbone, (6, 8))}
+    assert shapes["patches"] == (8, 3, 4)
+    assert shapes["block"] == shapes["block.linear2"] == (8, 12, 1)
+    assert shapes["block.linear1"] == (16, 12, 1)
+    with torch.no_grad(), Listener(backbone, [(Tap("block"), keep)]).listening() as kept:
+        backbone(IMAGES[:, :, :6, :8])
+    with torch.no_grad():
+        tokens = backbone.network.patches(IMAGES[:, :, :6, :8]).flatten(2).transpose(1, 2)
+        expected = backbone.network.block(tokens)
+    torch.testing.assert_close(kept[0], expected.transpose(1, 2)[..., None])
+
+
+def test_whatever_is_found_inside_a_transformer_layer_is_heard_although_the_layer_has_a_shortcut():
+    backbone = Backbone(Tokens(), Classification(("a", "b")))
+    found = find_taps(backbone, (6, 8))
+    assert Tap("block.linear1") in found
+    for tap, shape in found.items():
+        with torch.no_grad(), Listener(backbone, [(tap, keep)]).listening() as kept:
+            backbone(IMAGES[:, :, :6, :8])
+        assert kept[0].shape[1:] in (shape, shape[:1]), tap
+
+
+def test_an_in_place_activation_after_a_tap_does_not_change_what_was_kept():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1))
+    backbone = Backbone(network, Segmentation(("a", "b")))
+    keeps = [(Tap("0"), torch.clone), (Tap("1", "input"), torch.clone), (Tap("1"), torch.clone)]
+    with torch.no_grad(), Listener(backbone, keeps).listening() as kept:
+        backbone(IMAGES)
+    before = network[0](IMAGES)
+    assert before.min() < 0
+    assert torch.equal(kept[0], before)
+    assert torch.equal(kept[1], before)
+    assert torch.equal(kept[2], before.relu())
+
+
+# --- torch.compile ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def network():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()), nn.Conv2d(4, 2, 1))
+
+
+def in_place(module):
+    module.compile(backend="eager")
+    return module
+
+
+def compiled(module):
+    return torch.compile(module, backend="eager")
+
+
+def traced(module, shape):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # people have such networks all the same
+        return torch.jit.trace(module, torch.zeros(shape))
+
+
+WHOLE = [
+    (compiled, "compiled: give the module before torch.compile, `network._orig_mod`"),
+    (in_place, r"compiled in place: give a module whose compile\(\) was not called"),
+    (lambda network: traced(network, (2, 3, 8, 10)), "TorchScript: give the module before it was scripted or traced"),
+]
+
+
+@pytest.mark.parametrize(("wrap", "what"), WHOLE, ids=["compiled", "in place", "traced"])
+@pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran"])
+def test_a_network_that_is_one_graph_is_refused_and_says_what_to_give(network, wrap, what, ran):
+    backbone = Backbone(wrap(network), Segmentation(("a", "b")))
+    if ran:
+        backbone(IMAGES)
+    with pytest.raises(Mismatch, match=f"Nothing in the network can be tapped: the network is {what}"):
+        find_taps(backbone, (8, 10))
+    inside = next(name for name, module in backbone.network.named_modules() if not list(module.children()))
+    with pytest.raises(Mismatch, match=f"Nothing can be heard at '{inside}': the network is {what}"):
+        Listener(backbone, [(Tap(inside), keep)])
+    told = [place.problem for place in list_taps(backbone, (8, 10))]
+    assert told
+    assert set(told) == {told[0]}
+    assert hooks(backbone) == ("forward" in vars(backbone.network))  # torch.compile puts its own there
+    assert backbone(IMAGES).shape == (2, 2, 8, 10)
+
+
+def test_the_logits_of_a_compiled_network_can_be_heard(network):
+    backbone = Backbone(compiled(network), Segmentation(("a", "b")))
+    with Listener(backbone, [(OUTPUT, keep)]).listening() as kept:
+        output = backbone(IMAGES)
+    assert kept[0] is output
+
+
+@pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran"])
+@pytest.mark.parametrize("wrap", [compiled, lambda module: traced(module, (2, 4, 8, 10))], ids=["compiled", "traced"])
+def test_a_module_that_is_one_graph_is_heard_from_outside(network, wrap, ran):
+    expected = network[1](network[0](IMAGES)).detach()
+    network[1] = wrap(network[1])
+    backbone = Backbone(network, Segmentation(("a", "b")))
+    if ran:
+        backbone(IMAGES)
+    found = find_taps(backbone, (8, 10))
+    assert [str(tap) for tap in found] == ["0:input", "0", "1:input", "1", "2:input", "2"]
+    keeps = [(Tap("1"), keep), (Tap("1", "input"), keep)]
+    for _ in range(2):
+        with torch.no_grad(), Listener(backbone, keeps).listening() as kept:
+            backbone(IMAGES)
+        torch.testing.assert_close(kept[0], expected)
+        assert torch.equal(kept[1], network[0](IMAGES))
+
+
+@pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran"])
+def test_what_is_inside_a_compiled_module_is_no_tap_and_says_why(network, ran):
+    network[1] = compiled(network[1])
+    backbone = Backbone(network, Segmentation(("a", "b")))
+    if ran:
+        backbone(IMAGES)
+    told = problems(backbone)
+    assert {name.removesuffix(":input") for name in told} == {"1._orig_mod", "1._orig_mod.0", "1._orig_mod.1"}
+    assert set(told.values()) == {
+        "runs inside '1', which is compiled: give the module before torch.compile, `network._orig_mod`"
+    }
+    with pytest.raises(
+        Mismatch, match=r"Nothing can be heard at '1\._orig_mod\.0': runs inside '1', which is compiled"
+    ):
+        Listener(backbone, [(Tap("1._orig_mod.0"), keep)])
+
+
+@pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran"])
+def test_a_module_compiled_in_place_is_no_tap_since_its_hooks_are_compiled_with_it(network, ran):
+    in_place(network[1])
+    backbone = Backbone(network, Segmentation(("a", "b")))
+    if ran:
+        backbone(IMAGES)
+    told = problems(backbone)
+    assert {name.removesuffix(":input") for name in told} == {"1", "1.0", "1.1"}
+    assert told["1"] == "is compiled in place: give a module whose compile() was not called"
+    assert told["1.0"].startswith("runs inside '1', which is compiled in place")
+    assert [str(tap) for tap in find_taps(backbone, (8, 10))] == ["0:input", "0", "2:input", "2"]
+
+
+class CompiledFunction(nn.Module):
+    """A compiled function that calls a module, which does not show from outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 1)
+        self.inside = nn.Conv2d(4, 2, 1)
+        self.function = torch.compile(lambda x: self.inside(x).relu(), backend="eager")
+
+    def forward(self, x):
+        return self.function(self.first(x))
+
+
+@pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran"])
+def test_a_module_that_a_compiled_function_calls_is_no_tap(ran):
+    torch._dynamo.reset()
+    backbone = Backbone(CompiledFunction(), Segmentation(("a", "b")))
+    if ran:
+        with torch.no_grad():
+            for _ in range(2):
+                backbone(torch.full((2, 3, 8, 10), 0.5))
+    told = problems(backbone)
+    assert set(told) == {"inside", "inside:input"}
+    assert set(told.values()) <= {"runs inside a compiled function", "never runs"}
+    assert [str(tap) for tap in find_taps(backbone, (8, 10))] == ["first:input", "first"]
+    assert backbone(IMAGES).shape == (2, 2, 8, 10)

@@ -7,12 +7,13 @@ distributed, and a head scores the latent vector. One head, `logistic`, learns f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import torch
 from torch import nn
 
-from inlier.anatomy import Anatomy
+from inlier.anatomy import Anatomy, KeyKind
 from inlier.densities.bijections.lattice import Lattice
 from inlier.densities.flow import Coupling, Flow, Mixing
 from inlier.densities.fused_flow import RunTimeFlow
@@ -163,6 +164,8 @@ class DAAIN(Detector):
 def daain(
     anatomy: Anatomy,
     *,
+    taps: str | Sequence[str] = "everywhere",
+    key: KeyKind = "blue_noise",
     distance: float = 64,
     blocks: int = 16,
     width: int | None = None,
@@ -176,13 +179,15 @@ def daain(
 ) -> DAAIN:
     """The detector over blue-noise samples of all activations (DAAIN, Table 2's best row by default).
 
-    `distance` is the minimum distance of the sampled points in pixels and channels (paper: 64 and 128); for the other
-    settings see `DAAIN`.
+    `taps` are what is sampled, see `Anatomy.select`; `key` is how, see `KeyKind`. `distance` is the minimum distance of
+    the points of blue noise in pixels and channels (paper: 64 and 128); a `balanced` or `uniform` key has as many
+    points as blue noise of that distance. For the other settings see `DAAIN`.
     """
-    shapes = anatomy.everywhere()
-    volume = (sum(shape[0] for shape in shapes.values()), *anatomy.size)
-    key = anatomy.keys.blue_noise(volume, distance)
-    reader = anatomy.shared("sampled", lambda: SampledActivations(key, shapes, "sampled"))
+    shapes = anatomy.select(taps)
+    drawn = anatomy.keys.draw(key, shapes, anatomy.size, distance)
+    # A reader is a module of the probe, whose name has no points.
+    name = "sampled" if taps == "everywhere" else f"sampled at {taps}".replace(".", "/")
+    reader = anatomy.shared(name, lambda: SampledActivations(drawn, shapes, name))
     return DAAIN(
         reader,
         blocks=blocks,
@@ -194,5 +199,5 @@ def daain(
         bins=bins,
         penalty=penalty,
         seed=seed,
-        key=key,
+        key=drawn,
     )

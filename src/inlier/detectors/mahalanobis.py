@@ -39,7 +39,7 @@ class Mahalanobis(Detector):
         self.density = Gaussian(reader.size, constant=CONSTANT)
 
     def fit(self, readings: Readings, *, seed: int = 0, progress: Progress | None = None) -> Self:
-        self.density.fit(readings.values[self.reading])
+        self.density.fit(readings.rows(self.reading))
         return self
 
     def forward(self, observation: Observation) -> Scores:
@@ -50,13 +50,19 @@ class Mahalanobis(Detector):
 def mahalanobis(
     anatomy: Anatomy,
     *,
+    taps: str | Sequence[str] = "stage_ends",
     grid: tuple[int, int] = (4, 1),
     statistics: Sequence[Statistic] = ("mean",),
     normalise: Literal["none", "rms"] = "none",
 ) -> Mahalanobis:
-    """The detector over channel statistics, by default means in four horizontal bands, at the end of every stage."""
-    shapes = anatomy.stage_ends()
+    """The detector over channel statistics, by default means in four horizontal bands, at the end of every stage.
+
+    `taps` are where; see `Anatomy.select`.
+    """
+    shapes = anatomy.select(taps)
     name = f"{'+'.join(statistics)} in {grid[0]} x {grid[1]}, normalise {normalise}"
+    if taps != "stage_ends":
+        name += f", at {taps}".replace(".", "/")  # modules have no points in their names
     return Mahalanobis(
         anatomy.shared(
             name, lambda: ChannelStatistics(shapes, grid=grid, statistics=statistics, normalise=normalise, name=name)
