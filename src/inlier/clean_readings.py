@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from inlier.observation import Readings
 from inlier.readers import Reader
+from inlier.spool import chunk_rows
 
 __all__ = ["CleanReadings"]
 
 FEATURES = 32
 """Dimensions of the random projection in which similar images are looked up."""
 TAPS_TOLD = 5
+MOST_ASKED = 2000
+"""Clean images whose distance to their nearest neighbour is worked out: enough for a median."""
 
 
 class CleanReadings(nn.Module):
@@ -46,14 +49,19 @@ class CleanReadings(nn.Module):
         if not self.readers:
             return self
         for number, name in enumerate(self.readers):
-            values = readings.values[name]
-            std = values.std(0, correction=0)
-            self.get_buffer(f"mean_{number}").copy_(values.mean(0))
+            mean, std = mean_and_std([piece.flatten(1) for piece in readings.rows(name)])
+            self.get_buffer(f"mean_{number}").copy_(mean)
             self.get_buffer(f"std_{number}").copy_(std.clamp_min(1e-6 * float(std.max()) + 1e-30))
-        self.places.copy_(self.place([readings.values[name] for name in self.readers]))
-        gaps = torch.cdist(self.places, self.places)
-        gaps.fill_diagonal_(torch.inf)
-        typical = gaps.amin(1).median() if len(gaps) > 1 else torch.ones(())
+        values = {name: readings.values[name] for name in self.readers}
+        for rows in torch.split(torch.arange(len(readings)), chunk_rows(values)):
+            self.places[rows] = self.place([values[name][rows] for name in self.readers])
+        nearest = []
+        asked = torch.linspace(0, len(readings) - 1, min(len(readings), MOST_ASKED)).round().long()
+        for rows in torch.split(asked, chunk_rows({"": torch.empty(1, len(readings))})):
+            gaps = torch.cdist(self.places[rows], self.places)
+            gaps[torch.arange(len(rows)), rows] = torch.inf  # every image is nearest to itself
+            nearest.append(gaps.amin(1))
+        typical = torch.cat(nearest).median() if len(readings) > 1 else torch.ones(())
         self.typical.copy_(typical.clamp_min(1e-30))
         return self
 
@@ -61,7 +69,7 @@ class CleanReadings(nn.Module):
         """(n, 32): where images lie, distances being about those of their standardised readings."""
         total = torch.zeros(len(readings[0]), FEATURES)
         for number, values in enumerate(readings):
-            standardised = (values - self.get_buffer(f"mean_{number}")) / self.get_buffer(f"std_{number}")
+            standardised = (values.flatten(1) - self.get_buffer(f"mean_{number}")) / self.get_buffer(f"std_{number}")
             total = total + standardised @ self.get_buffer(f"projection_{number}")
         return total
 
@@ -82,7 +90,8 @@ class CleanReadings(nn.Module):
         for number, (reader, values, gradient) in enumerate(zip(readers, readings, gradients, strict=True)):
             if gradient is None:
                 continue
-            contribution = (values.detach() - self.get_buffer(f"mean_{number}")) * gradient
+            departure = values.detach().flatten(1) - self.get_buffer(f"mean_{number}")
+            contribution = departure * gradient.flatten(1)
             summed = torch.zeros(len(values), len(reader.taps)).index_add_(1, reader.origins(), contribution)
             for position, tap in enumerate(reader.taps):
                 by_tap[str(tap)] = by_tap.get(str(tap), torch.zeros(len(values))) + summed[:, position]
@@ -96,3 +105,13 @@ class CleanReadings(nn.Module):
             tuple((taps[i], share) for i, share in zip(row, values, strict=True) if share > 0)
             for row, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         )
+
+
+def mean_and_std(pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Of every column of (n, d) rows that come in pieces, without holding them all."""
+    if len(pieces) == 1:
+        return pieces[0].mean(0), pieces[0].std(0, correction=0)
+    count = sum(len(piece) for piece in pieces)
+    mean = torch.stack([piece.sum(0, dtype=torch.float64) for piece in pieces]).sum(0) / count
+    squares = torch.stack([(piece.double() - mean).square().sum(0) for piece in pieces]).sum(0)
+    return mean.float(), (squares / count).sqrt().float()

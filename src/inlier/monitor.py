@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,50 +21,27 @@ from torch import Tensor, nn
 from inlier import artefact
 from inlier.anatomy import Anatomy, KeyRing
 from inlier.backbones.base import Backbone
-from inlier.calibration import Calibration, Rule, autocorrelation_length, blocked_folds, group_folds
+from inlier.calibration import Calibration, Rule
 from inlier.clean_readings import CleanReadings
-from inlier.densities.gaussian import Gaussian
+from inlier.config import call_text
+from inlier.cross_fitting import Blocks, CleanScores, folds_of
 from inlier.detectors.base import Detector
 from inlier.detectors.spec import DetectorSpec
+from inlier.detectors.table import DETECTORS
 from inlier.errors import Mismatch, NotFitted
 from inlier.images import ImageSource, as_source, check_images
 from inlier.observation import Observation, Readings
-from inlier.probe import Probe
+from inlier.origin import AbsentBackbone, Origin
+from inlier.probe import Probe, united
 from inlier.readers import Reader
 from inlier.sampling import SamplingKey
+from inlier.spool import MEMORY_LIMIT
 from inlier.types import Images, Progress, Scores
 from inlier.verdict import Verdict, Why
 
-__all__ = ["Blocks", "CleanScores", "Monitor"]
+__all__ = ["Blocks", "CleanScores", "Fusion", "Monitor", "spec_text"]
 
 Fusion = Literal["max", "sum"]
-Blocks: TypeAlias = int | Literal["auto", "group"]
-"""How clean images are kept together when folds are made: blocks of so many neighbours, as many as stay correlated
-(`auto`), or whole groups."""
-
-FIRST_BLOCK = 10
-"""Images a block while it is being found out how long correlation lasts."""
-CONSTANT = 0.3
-"""Share of the median standard deviation below which a number read counts as constant there: what hardly ever moves
-adds noise to the distance, which hides that neighbours are alike."""
-
-
-@dataclass(frozen=True)
-class CleanScores:
-    """Each detector's scores of clean images that it was not fitted to; what calibrations are made of.
-
-    Args:
-        scores: by detector.
-        folds: of the images; images of one fold were scored together, by detectors fitted to the other folds.
-        names, groups: of the images.
-        made: how, in words.
-    """
-
-    scores: Mapping[str, Tensor]
-    folds: Tensor
-    names: tuple[str, ...]
-    groups: tuple[str, ...]
-    made: str
 
 
 class Monitor(nn.Module):
@@ -117,44 +94,131 @@ class Monitor(nn.Module):
         self.clean: CleanScores | None = None
         self.clean_readings: CleanReadings | None = None
         self._readings: Readings | None = None
+        self._anomalies: Readings | None = None
+        self._cross_fitted: tuple[tuple[Blocks, int], CleanScores] | None = None
         self._blank: dict[str, Detector] = {}
+        self._recorded_as: dict[str, str] = {}
+        self._required: dict[str, Reader] = {}
         self._probe: Probe | None = None
 
     # --- learning -----------------------------------------------------------------------------------------------
 
     def build(self, size: tuple[int, int], channels: int = 3) -> Self:
         """Make the unfitted detectors for images of one size; `fit` does so by itself."""
-        self.anatomy = Anatomy.of(self.backbone, size, channels, self.keys)
+        if isinstance(self.backbone, AbsentBackbone):
+            self.anatomy = self.backbone.anatomy(self.keys)
+        else:
+            self.anatomy = Anatomy.of(self.backbone, size, channels, self.keys)
         made: dict[str, Detector] = {}
+        recorded_as: dict[str, str] = {}
         for item in copy.deepcopy(self.specs):  # a detector given as an object stays as it came, for the next fit too
             detector = item if isinstance(item, Detector) else item.build(self.anatomy)
             number = sum(name.partition("-")[0] == detector.name for name in made)
-            made[detector.name if number == 0 else f"{detector.name}-{number + 1}"] = detector
-        self._probe = Probe(self.backbone, [reader for detector in made.values() for reader in detector.requires])
+            name = detector.name if number == 0 else f"{detector.name}-{number + 1}"
+            made[name] = detector
+            recorded_as[name] = SCORE + (name if isinstance(item, Detector) else spec_text(item))
+        self._required = united(reader for detector in made.values() for reader in detector.requires)
+        absent = isinstance(self.backbone, AbsentBackbone)
+        self._probe = None if absent else Probe(self.backbone, self._readers())
         self._blank = {name: copy.deepcopy(detector) for name, detector in made.items()}
+        self._recorded_as = recorded_as
         self.detectors = nn.ModuleDict(made)
         return self
 
-    def fit(self, images: Images | ImageSource, *, batch_size: int = 8, progress: Progress | None = None) -> Self:
-        """Read clean images, once each, and fit every detector to them.
+    def build_for(self, source: ImageSource) -> Self:
+        """`build` for images like the first of these.
 
         Raises:
-            ValueError: no images, or images that no camera delivers.
-            Mismatch: images of several sizes for a detector that samples.
+            ValueError: there are none.
+            Mismatch: the network is not here.
         """
-        source = as_source(images)
+        if isinstance(self.backbone, AbsentBackbone):
+            self.backbone.refuse()
         first = next(iter(source.batches(1)), None)
         if first is None:
             raise ValueError("There are no images to fit to")
-        self.build((first.images.shape[-2], first.images.shape[-1]), first.images.shape[1])
-        readings = self.probe.read(
-            source, batch_size=batch_size, progress=progress, phase="reading", also=self._unlearnt()
+        return self.build((first.images.shape[-2], first.images.shape[-1]), first.images.shape[1])
+
+    def read(
+        self,
+        images: Images | ImageSource,
+        *,
+        logits: bool = False,
+        store: str | Path | None = None,
+        memory_limit: int = MEMORY_LIMIT,
+        batch_size: int = 8,
+        progress: Progress | None = None,
+    ) -> Readings:
+        """All that the detectors need of images, so that a monitor can be fitted, calibrated or tried without them.
+
+        Of detectors that learn nothing the scores are kept. Readings of `SampledActivations` belong to the key.
+
+        Args:
+            images: any; a monitor that was not fitted yet is built for the size of the first.
+            logits: keep these too: as many numbers as the backbone gives, for verdicts and other output scores.
+            store, memory_limit: where readings go that are too many for memory; see `Probe.read`.
+
+        Raises:
+            ValueError: no images, or images that no camera delivers.
+        """
+        source = as_source(images)
+        if not self.detectors:
+            self.build_for(source)
+        assert self.anatomy is not None
+        also = self._unlearnt()
+        if logits:
+            also["logits"] = lambda observation: observation.output
+        return self.probe.read(
+            source,
+            also=also,
+            batch_size=batch_size,
+            progress=progress,
+            origin=Origin.of(self.backbone, self.anatomy, self._readers()),
+            store=store,
+            memory_limit=memory_limit,
         )
-        for name, detector in self._detectors():
-            if detector.learns:
-                detector.fit(readings, seed=self.seed, progress=_renamed(progress, f"fitting {name}"))
-        self.clean_readings = self._empty_clean_readings(readings.names).fit(readings)
+
+    def fit(
+        self,
+        images: Images | ImageSource | Readings,
+        *,
+        anomalies: Images | ImageSource | Readings | None = None,
+        batch_size: int = 8,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Read clean images, once each, and fit every detector to them.
+
+        Args:
+            images: clean ones, or what `read` made of such; the network is not run for these.
+            anomalies: images of what is to be found, for detectors that learn from labelled anomalies.
+
+        Raises:
+            ValueError: no images, or images that no camera delivers.
+            Mismatch: images of several sizes for a detector that samples; readings of another backbone, key or
+                detector; anomalies for detectors that learn from clean images alone.
+        """
+        before = self._built()
+        try:
+            if isinstance(images, Readings):
+                if images.origin is None:
+                    raise Mismatch("These readings do not say what they were read from; make them with Monitor.read")
+                self.build(images.origin.size, images.origin.channels)
+                readings = self._own(images)
+            else:
+                self.build_for(as_source(images))
+                readings = self._read(as_source(images), batch_size, progress, "reading")
+            odd = self._read_anomalies(anomalies, batch_size, progress)
+            for name, detector in self._detectors():
+                if detector.learns:
+                    _fit(detector, readings, odd, self.seed, _renamed(progress, f"fitting {name}"))
+            clean_readings = self._empty_clean_readings(readings.names).fit(readings)
+        except BaseException:  # a fit that fails, or is interrupted, leaves the monitor as it was
+            self.anatomy, self.detectors, self._required, self._probe, self._blank, self._recorded_as = before
+            raise
+        self.clean_readings = clean_readings
         self._readings = readings
+        self._anomalies = odd
+        self._cross_fitted = None
         self.calibrations = nn.ModuleDict()  # those of an earlier fit say nothing about this one
         self.calibration = Calibration()
         self.clean = None
@@ -163,7 +227,7 @@ class Monitor(nn.Module):
 
     def calibrate(
         self,
-        held_out: Images | ImageSource | None = None,
+        held_out: Images | ImageSource | Readings | None = None,
         *,
         false_alarm_rate: float = 0.01,
         rule: Rule = "order_statistic",
@@ -180,7 +244,7 @@ class Monitor(nn.Module):
         single group say nothing about others, and a warning says so.
 
         Args:
-            held_out: clean images that `fit` has not seen.
+            held_out: clean images that `fit` has not seen, or what `read` made of such.
             false_alarm_rate: the share of clean images that may be flagged.
             rule, confidence: see `Calibration`.
             blocks: what stays together in a fold; see `Blocks`.
@@ -192,8 +256,14 @@ class Monitor(nn.Module):
         """
         if not self.detectors:
             raise NotFitted("The monitor is not fitted: call fit(clean images) first")
-        if held_out is not None:
-            clean = self._score_held_out(as_source(held_out), blocks, folds, batch_size, progress)
+        if isinstance(held_out, Readings):
+            clean = self._held_out(self._own(held_out), self.scores_of(held_out), blocks, folds)
+        elif held_out is not None:
+            every = {SCORE + name: detector for name, detector in self._detectors()}
+            scored = self.probe.read(
+                as_source(held_out), batch_size=batch_size, progress=progress, phase="scoring", also=every
+            )
+            clean = self._held_out(scored, {n: scored.values[SCORE + n] for n in self.detectors}, blocks, folds)
         elif self._readings is not None:
             clean = self._cross_fit(self._readings, blocks, folds, progress)
         elif self.clean is not None:
@@ -213,6 +283,7 @@ class Monitor(nn.Module):
         self,
         images: Images | ImageSource,
         *,
+        anomalies: Images | ImageSource | None = None,
         seed: int | None = None,
         blocks: Blocks = "auto",
         folds: int = 5,
@@ -220,6 +291,8 @@ class Monitor(nn.Module):
         progress: Progress | None = None,
     ) -> Monitor:
         """A monitor like this one with another sampling key: drawn, read, fitted and calibrated anew.
+
+        `anomalies` are for detectors that learn from them, as in `fit`.
 
         Raises:
             Mismatch: no detector of this monitor samples activations, so that there is no key.
@@ -229,7 +302,7 @@ class Monitor(nn.Module):
         if self.keys.key is None:
             raise Mismatch("No detector of this monitor samples activations, so it has no key to draw again")
         fresh = Monitor(self.backbone, self.specs, fusion=self.fusion, seed=seed)
-        fresh.fit(images, batch_size=batch_size, progress=progress)
+        fresh.fit(images, anomalies=anomalies, batch_size=batch_size, progress=progress)
         return fresh.calibrate(
             false_alarm_rate=rate,
             rule=self.calibration.rule,
@@ -250,9 +323,17 @@ class Monitor(nn.Module):
 
     @property
     def probe(self) -> Probe:
-        """The backbone with the readers that the detectors need."""
-        if self._probe is None:
+        """The backbone with the readers that the detectors need.
+
+        Raises:
+            NotFitted: there are no detectors yet.
+            Mismatch: the network is not here.
+        """
+        if not self.detectors:
             raise NotFitted("The monitor is not fitted: call fit(clean images) first")
+        if self._probe is None:
+            assert isinstance(self.backbone, AbsentBackbone)
+            self.backbone.refuse()
         return self._probe
 
     def objective(self, observation: Observation) -> Scores:
@@ -264,13 +345,62 @@ class Monitor(nn.Module):
         return self._fuse({name: detector(observation) for name, detector in self._detectors()}, self._calibrations())
 
     def score(self, images: Images) -> Scores:
-        """(n,) scores in one forward pass: tensors alone, differentiable. A single detector's is its own."""
+        """(n,) scores in one forward pass: tensors alone, differentiable. A single detector's is its own.
+
+        Raises:
+            ValueError: images of another channel count; pixels are not looked at, unlike in a verdict.
+        """
+        self._check_channels(images)
         return self.objective(self.probe(images))
 
     def scores(self, images: Images) -> dict[str, Scores]:
         """(n,) scores of every detector, in one forward pass."""
+        self._check_channels(images)
         observation = self.probe(images)
         return {name: detector(observation) for name, detector in self._detectors()}
+
+    def scores_of(self, readings: Readings) -> dict[str, Scores]:
+        """(n,) scores of every detector for images that were read earlier; the network is not run.
+
+        Raises:
+            NotFitted: there are no detectors yet.
+            Mismatch: the readings are of another backbone or key, or lack what a detector needs.
+        """
+        if not self.detectors:
+            raise NotFitted("The monitor is not fitted: call fit(clean images) first")
+        own = self._own(readings)
+        scores = {}
+        with torch.no_grad():
+            for name, detector in self._detectors():
+                if detector.learns:
+                    scores[name] = torch.cat([detector(seen) for seen in own.observations()])
+                else:
+                    scores[name] = own.values[self._recorded_as[name]]
+        return scores
+
+    def score_of(self, readings: Readings) -> Scores:
+        """(n,) scores, as `score` gives them, for images that were read earlier; raises as `scores_of` does."""
+        scores = self.scores_of(readings)
+        if len(scores) == 1:
+            return next(iter(scores.values()))
+        if not self.calibrations:
+            raise NotFitted("Several detectors are fused by their calibrations: call calibrate() first")
+        return self._fuse(scores, self._calibrations())
+
+    def verdict_of(self, readings: Readings) -> Verdict:
+        """The verdict on images that were read earlier, together with their logits.
+
+        Raises:
+            NotFitted: the monitor is not calibrated.
+            Mismatch: as in `scores_of`; or the readings are without logits (`score_of` needs none).
+        """
+        rate = self._calibrated_rate()
+        if "logits" not in readings.values:
+            raise Mismatch(
+                "A verdict has the network's output in it, and these readings are without logits: read with "
+                "logits=True, or use score_of and calibration.flagged"
+            )
+        return self._verdict(readings.names, readings.values["logits"], self.score_of(readings), rate)
 
     def forward(self, images: Images, names: Sequence[str] | None = None, *, why: bool = False) -> Verdict:
         """The verdict on images; with `why`, also what stands behind it, at the cost of a backward pass.
@@ -289,16 +419,7 @@ class Monitor(nn.Module):
             observation = self.probe(images.detach().requires_grad_(why))
             score = self.objective(observation)
         explanation = self._explain(observation, score) if why else None
-        score = score.detach()
-        return Verdict(
-            named,
-            observation.output.detach(),
-            score,
-            self.calibration.p_value(score),
-            self.calibration.flagged(score, rate),
-            rate,
-            explanation,
-        )
+        return self._verdict(named, observation.output.detach(), score.detach(), rate, explanation)
 
     # --- files --------------------------------------------------------------------------------------------------
 
@@ -368,7 +489,11 @@ class Monitor(nn.Module):
         except (LookupError, ValueError) as error:
             raise Mismatch(f"'{path}' has a detector that this inlier does not make: {error}") from error
         monitor = cls(backbone, specs, fusion=manifest.fusion, key=key, seed=manifest.seed)
-        monitor.build(manifest.size, manifest.channels)
+        try:
+            monitor.build(manifest.size, manifest.channels)
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            said = " ".join(str(error).split())
+            raise Mismatch(f"The detectors of '{path}' cannot be made: {said}") from error
         assert monitor.anatomy is not None
         if {str(tap): shape for tap, shape in monitor.anatomy.shapes.items()} != manifest.taps:
             raise Mismatch(f"The backbone's modules are not those that '{path}' was fitted to, though its weights are")
@@ -388,7 +513,8 @@ class Monitor(nn.Module):
         try:
             monitor.load_state_dict(tensors, strict=False)  # the backbone's own tensors are not in the artefact
         except RuntimeError as error:  # of shapes
-            raise Mismatch(f"The tensors in '{path}' are not those of its detectors: {error}") from error
+            said = " ".join(str(error).split())
+            raise Mismatch(f"The tensors in '{path}' are not those of its detectors: {said}") from error
         monitor.false_alarm_rate = manifest.false_alarm_rate
         return monitor
 
@@ -400,20 +526,74 @@ class Monitor(nn.Module):
     def _calibrations(self) -> dict[str, Calibration]:
         return {name: module for name, module in self.calibrations.items() if isinstance(module, Calibration)}
 
+    def _check_channels(self, images: Images) -> None:
+        # One channel would be spread over the mean's three.
+        if self.anatomy is not None and images.shape[1] != self.anatomy.channels:
+            raise ValueError(
+                f"The backbone expects images of {self.anatomy.channels} channels, and {images.shape[1]} came"
+            )
+
     def _calibrated_rate(self) -> float:
         if self.false_alarm_rate is None:
             raise NotFitted("The monitor is not calibrated: call fit(clean images), then calibrate()")
         return self.false_alarm_rate
 
+    def _built(self) -> tuple[Any, ...]:
+        return self.anatomy, self.detectors, self._required, self._probe, self._blank, self._recorded_as
+
+    def _read_anomalies(
+        self, anomalies: Images | ImageSource | Readings | None, batch_size: int, progress: Progress | None
+    ) -> Readings | None:
+        if anomalies is None:
+            return None
+        if not any(detector.learns_from_anomalies for _, detector in self._detectors()):
+            raise Mismatch(
+                f"Anomalies were given, and none of {', '.join(self.detectors)} learns from them: "
+                "leave them out, or add a detector that does"
+            )
+        if isinstance(anomalies, Readings):
+            return self._own(anomalies)
+        return self._read(as_source(anomalies), batch_size, progress, "reading anomalies")
+
     def _readers(self) -> list[Reader]:
-        return [reader for reader in self.probe.readers.values() if isinstance(reader, Reader)]
+        return list(self._required.values())
 
     def _empty_clean_readings(self, names: Sequence[str]) -> CleanReadings:
         return CleanReadings(names, {reader.name: reader.size for reader in self._readers()})
 
+    def _read(self, source: ImageSource, batch_size: int, progress: Progress | None, phase: str) -> Readings:
+        return self.probe.read(source, batch_size=batch_size, progress=progress, phase=phase, also=self._unlearnt())
+
     def _unlearnt(self) -> dict[str, Callable[[Observation], Tensor]]:
         """Detectors that learn nothing score clean images while these are read; nothing else of them is kept."""
-        return {SCORE + name: detector for name, detector in self._detectors() if not detector.learns}
+        return {self._recorded_as[name]: detector for name, detector in self._detectors() if not detector.learns}
+
+    def _own(self, readings: Readings) -> Readings:
+        """What of readings this monitor's detectors need, after it was checked that they are of its making."""
+        assert self.anatomy is not None
+        if readings.origin is None:
+            raise Mismatch("These readings do not say what they were read from; make them with Monitor.read")
+        readings.origin.check(Origin.of(self.backbone, self.anatomy, self._readers()))
+        values = {reader.name: readings.values[reader.name] for reader in self._readers()}
+        for recorded, detector in self._unlearnt().items():
+            if recorded in readings.values:
+                values[recorded] = readings.values[recorded]
+            elif "logits" in readings.values:
+                with torch.no_grad():
+                    values[recorded] = torch.cat([detector(seen) for seen in readings.observations()])
+            else:
+                raise Mismatch(
+                    f"The readings hold neither the scores of {recorded.removeprefix(SCORE)} nor logits: read the "
+                    "images again, with this detector among those that are read for, or with logits"
+                )
+        return replace(readings, values=values)
+
+    def _verdict(
+        self, names: tuple[str, ...], output: Tensor, score: Scores, rate: float, why: Why | None = None
+    ) -> Verdict:
+        return Verdict(
+            names, output, score, self.calibration.p_value(score), self.calibration.flagged(score, rate), rate, why
+        )
 
     def _fuse(self, scores: Mapping[str, Tensor], calibrations: Mapping[str, Calibration]) -> Scores:
         surprisals = torch.stack([calibrations[name].surprisal(score) for name, score in scores.items()])
@@ -431,31 +611,29 @@ class Monitor(nn.Module):
         return fused
 
     def _cross_fit(self, readings: Readings, blocks: Blocks, folds: int, progress: Progress | None) -> CleanScores:
-        fold, made = self._folds(readings, blocks, folds)
+        if self._cross_fitted is not None and self._cross_fitted[0] == (blocks, folds):
+            return self._cross_fitted[1]
+        fold, made = folds_of(self._vectors(readings), readings.groups, blocks, folds, readings.memory_limit)
         scores: dict[str, Tensor] = {}
         for name, blank in self._blank.items():
             if not blank.learns:
-                scores[name] = readings.values[SCORE + name]
+                scores[name] = readings.values[self._recorded_as[name]]
                 continue
             scores[name] = torch.empty(len(readings), dtype=torch.float64)
             numbers = sorted(set(fold.tolist()))
             for done, number in enumerate(numbers):
-                detector = copy.deepcopy(blank).fit(
-                    readings.subset((fold != number).nonzero()[:, 0]),
-                    seed=self.seed,
-                    progress=_renamed(progress, f"cross-fitting {name} {done + 1}/{len(numbers)}"),
-                )
-                inside = (fold == number).nonzero()[:, 0]
+                detector = copy.deepcopy(blank)
+                phase = f"cross-fitting {name} {done + 1}/{len(numbers)}"
+                outside, inside = ((part).nonzero()[:, 0] for part in (fold != number, fold == number))
+                _fit(detector, readings.subset(outside), self._anomalies, self.seed, _renamed(progress, phase))
                 with torch.no_grad():
                     parts = [detector(seen) for seen in readings.subset(inside).observations()]
                 scores[name][inside] = torch.cat(parts).double()
-        return CleanScores(scores, fold, readings.names, readings.groups, f"cross-fitted over {made}")
+        clean = CleanScores(scores, fold, readings.names, readings.groups, f"cross-fitted over {made}")
+        self._cross_fitted = ((blocks, folds), clean)
+        return clean
 
-    def _score_held_out(
-        self, source: ImageSource, blocks: Blocks, folds: int, batch_size: int, progress: Progress | None
-    ) -> CleanScores:
-        every = {SCORE + name: detector for name, detector in self._detectors()}
-        readings = self.probe.read(source, batch_size=batch_size, progress=progress, phase="scoring", also=every)
+    def _held_out(self, readings: Readings, scores: Mapping[str, Tensor], blocks: Blocks, folds: int) -> CleanScores:
         groups = set(readings.groups)
         if len(groups) == 1:
             warnings.warn(
@@ -464,42 +642,18 @@ class Monitor(nn.Module):
                 "calibrate without held-out images, to cross-fit over those of fit.",
                 stacklevel=3,
             )
-        scores = {name: readings.values[SCORE + name].double() for name in self.detectors}
         if len(scores) == 1:
             fold, made = torch.zeros(len(readings), dtype=torch.long), "as they are"
         else:
-            fold, made = self._folds(readings, blocks, folds)
+            fold, made = folds_of(self._vectors(readings), readings.groups, blocks, folds, readings.memory_limit)
             made = f"fused over {made}"
-        return CleanScores(scores, fold, readings.names, readings.groups, f"held out, {made}")
+        doubles = {name: values.double() for name, values in scores.items()}
+        return CleanScores(doubles, fold, readings.names, readings.groups, f"held out, {made}")
 
-    def _folds(self, readings: Readings, blocks: Blocks, folds: int) -> tuple[Tensor, str]:
-        groups = f"{len(set(readings.groups))} group{'s' if len(set(readings.groups)) > 1 else ''}"
-        if blocks == "group":
-            return group_folds(readings.groups), f"whole groups ({groups})"
-        if blocks != "auto" and not isinstance(blocks, int):
-            raise ValueError(f"blocks is 'auto', 'group' or a number of images, not {blocks!r}")
-        if folds < 2:
-            raise ValueError(f"Cross-fitting needs at least 2 folds, not {folds}")
-        length = self._correlation_length(readings, folds) if blocks == "auto" else blocks
-        fold = blocked_folds(readings.groups, block=length, folds=folds)
-        return fold, f"{folds} folds of blocks of about {length} neighbouring images ({groups})"
-
-    def _correlation_length(self, readings: Readings, folds: int) -> int:
-        """How many images apart scores of held-out images are no longer alike, judged by a Gaussian of the readings.
-
-        The Gaussian stands in for every detector, since it is fitted in a blink.
-        """
-        vectors = [value for name, value in readings.values.items() if not name.startswith(SCORE) and value.ndim == 2]
-        longest = max(readings.groups.count(group) for group in set(readings.groups))
-        if not vectors or longest < 2 * FIRST_BLOCK:
-            return 1 if longest == 1 else min(FIRST_BLOCK, max(1, longest // folds))
-        fold = blocked_folds(readings.groups, block=min(FIRST_BLOCK, max(1, len(readings) // folds)), folds=folds)
-        distances = torch.empty(len(readings))
-        for number in range(folds):
-            inside = fold == number
-            density = Gaussian(vectors[0].shape[1], constant=CONSTANT).fit(vectors[0][~inside])
-            distances[inside] = density.mahalanobis(vectors[0][inside]).log().float()
-        return autocorrelation_length(distances, readings.groups)
+    def _vectors(self, readings: Readings) -> Tensor | None:
+        """What the first reader of vectors kept."""
+        values = [readings.values[reader.name] for reader in self._readers()]
+        return next((value for value in values if value.ndim == 2), None)
 
     def _explain(self, observation: Observation, score: Scores) -> Why:
         readers = self._readers()
@@ -522,6 +676,19 @@ LEARNT = ("detectors.", "calibrations.", "calibration.", "clean_readings.")
 """Prefixes of the tensors that an artefact holds."""
 SCORE = "score:"
 """Prefix of the readings that are scores of detectors that learn nothing."""
+
+
+def spec_text(spec: DetectorSpec) -> str:
+    """The one text for detectors of equal settings, however these were given."""
+    return call_text(DETECTORS[spec.name], spec.name, spec.settings)
+
+
+def _fit(
+    detector: Detector, readings: Readings, anomalies: Readings | None, seed: int, progress: Progress | None
+) -> None:
+    fit: Callable[..., Detector] = detector.fit
+    more = {"anomalies": anomalies} if detector.learns_from_anomalies else {}
+    fit(readings, seed=seed, progress=progress, **more)
 
 
 def _renamed(progress: Progress | None, phase: str) -> Progress | None:

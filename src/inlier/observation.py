@@ -11,13 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from inlier.backbones.base import Backbone
 from inlier.errors import Mismatch
+from inlier.origin import Origin
+from inlier.readings_file import load_readings, save_readings
+from inlier.spool import MEMORY_LIMIT, Spool, chunk_rows, gather
 from inlier.types import Images, LabelMaps, Logits
 
 __all__ = ["Look", "Observation", "Readings", "Recorded"]
@@ -70,24 +73,27 @@ class Observation(ABC):
         """The gradient of the sum of `of(observation)` with respect to the images: one backward pass."""
 
 
-Indices: TypeAlias = Tensor | slice
-
-
 @dataclass(frozen=True)
 class Readings:
     """What the readers kept of a data set, image by image in its order.
 
     Args:
-        values: by reader name, the first axis over images.
+        values: by reader name, the first axis over images; memory maps where they are more than memory should hold.
         names: one an image.
         groups: one an image.
         labels: classes or label maps, where known.
+        origin: what they were read from; without it they cannot be saved, nor a monitor fitted to them.
+        memory_limit: bytes that readings made of these may take in memory; what is more goes to temporary files.
+        digest: of the file they were loaded from.
     """
 
     values: Mapping[str, Tensor]
     names: tuple[str, ...]
     groups: tuple[str, ...]
     labels: LabelMaps | None = None
+    origin: Origin | None = None
+    memory_limit: int = MEMORY_LIMIT
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(value) for name, value in self.values.items()}
@@ -103,11 +109,18 @@ class Readings:
         """The readings of some images."""
         chosen = indices.tolist()
         return Readings(
-            {name: value[indices] for name, value in self.values.items()},
+            gather(self.values, indices, self.memory_limit),
             tuple(self.names[i] for i in chosen),
             tuple(self.groups[i] for i in chosen),
             None if self.labels is None else self.labels[indices],
+            self.origin,
+            self.memory_limit,
         )
+
+    def rows(self, name: str) -> Sequence[Tensor]:
+        """The values of one reader in pieces of about 64 MB, as often as asked; one piece where they are no more."""
+        value = self.values[name]
+        return torch.split(value, chunk_rows({name: value}))
 
     def observations(self, batch_size: int = 64) -> Iterator[Recorded]:
         """The readings as observations, batch after batch."""
@@ -119,11 +132,52 @@ class Readings:
         """One after the other."""
         if not parts:
             raise ValueError("No readings to put together")
+        spool = Spool(parts[0].memory_limit)
+        for part in parts:
+            spool.add(part.values)
         return cls(
-            {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values},
+            spool.tensors(),
             tuple(name for part in parts for name in part.names),
             tuple(group for part in parts for group in part.groups),
             None if parts[0].labels is None else torch.cat([part.labels for part in parts if part.labels is not None]),
+            parts[0].origin if all(part.origin == parts[0].origin for part in parts) else None,
+            parts[0].memory_limit,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all; with mode 0600 where a sampling key was used.
+
+        The key is not in it, but whoever has the file, the images and the network can find it out.
+
+        Raises:
+            Mismatch: the readings do not say what they were read from.
+        """
+        if self.origin is None:
+            raise Mismatch(
+                "These readings do not say what they were read from, so that they could not be used again; "
+                "read with Monitor.read, or give Probe.read an origin"
+            )
+        save_readings(Path(path), self.values, self.names, self.groups, self.labels, self.origin)
+
+    @classmethod
+    def load(cls, path: str | Path, *, verify: bool = True, memory_limit: int = MEMORY_LIMIT) -> Readings:
+        """Read a file of readings; the values are memory maps of it, so that it may be larger than memory.
+
+        `verify` goes through the file once, to compare its digest.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            Mismatch: the file holds no readings, or is damaged.
+        """
+        found = load_readings(Path(path), verify)
+        return cls(
+            found.values,
+            found.names,
+            found.groups,
+            found.labels,
+            found.contents.origin,
+            memory_limit,
+            found.contents.digest,
         )
 
 

@@ -5,7 +5,8 @@ Hooks are set for the forward pass alone and removed after it, also when the mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,14 @@ from inlier.backbones.base import Backbone
 from inlier.errors import Mismatch
 from inlier.images import ImageSource, as_source, check_images
 from inlier.observation import Look, Observation, Readings
+from inlier.origin import Origin
 from inlier.readers import Reader
+from inlier.readings_file import Unfinished
+from inlier.spool import MEMORY_LIMIT, Spool
 from inlier.taps import Listener, Tap
 from inlier.types import Images, Logits, Progress
 
-__all__ = ["Probe"]
+__all__ = ["Probe", "united"]
 
 
 class Probe(nn.Module):
@@ -31,12 +35,10 @@ class Probe(nn.Module):
 
     def __init__(self, backbone: Backbone, readers: Sequence[Reader] = ()) -> None:
         super().__init__()
-        unique: dict[str, Reader] = {}
-        for reader in readers:
-            if unique.setdefault(reader.name, reader) is not reader:
-                raise ValueError(f"Two different readers are named '{reader.name}'; give one of them another name")
+        unique = united(readers)
         self.backbone = backbone
         self.readers = nn.ModuleDict(unique)
+        self._image_sizes = {reader.image_size for reader in unique.values() if reader.image_size is not None}
         self._spans: dict[str, slice] = {}  # where what each reader keeps of its taps lies in the listener's list
         keeps: list[tuple[Tap, Callable[[Tensor], Tensor]]] = []
         for name, reader in unique.items():
@@ -49,7 +51,17 @@ class Probe(nn.Module):
         return Live(self, images, _Memory())
 
     def pass_through(self, images: Images) -> tuple[Logits, dict[str, Tensor]]:
-        """One forward pass: logits and what each reader kept."""
+        """One forward pass: logits and what each reader kept.
+
+        Raises:
+            Mismatch: a key was drawn for images of another size, or nothing came past a tap.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        for wanted in self._image_sizes - {size}:  # tapped shapes alone may coincide: strides round
+            raise Mismatch(
+                f"The key was drawn for images of {wanted[0]} x {wanted[1]} (h x w), and images of {size[0]} x "
+                f"{size[1]} came. Resize the images, or draw a key for their size."
+            )
         with self._listener.listening() as kept:
             output = self.backbone(images)
         readings = {}
@@ -71,29 +83,80 @@ class Probe(nn.Module):
         batch_size: int = 8,
         progress: Progress | None = None,
         phase: str = "reading",
+        origin: Origin | None = None,
+        store: str | Path | None = None,
+        memory_limit: int = MEMORY_LIMIT,
     ) -> Readings:
         """The readings of a data set, one forward pass an image, without gradients.
 
-        `also` names further tensors (n, ...) to work out of each observation while its images are at hand, and to keep.
+        Classes of images are kept as labels where the source knows them; label maps of pixels are not.
+
+        Args:
+            images: of a tensor or a source.
+            also: names further tensors (n, ...) to work out of each observation while its images are at hand, and to
+                keep.
+            batch_size: images a forward pass.
+            progress, phase: told of every batch.
+            origin: what is read from; kept with the readings, which can then be saved.
+            store: a file to write the readings to and to map them from. What a kill leaves behind is gone on with when
+                the same is read again; images are told apart by their names. By default readings beyond
+                `memory_limit` bytes are mapped from temporary files, which vanish with them.
+            memory_limit: bytes of readings to hold in memory, if they are not stored.
+
+        Raises:
+            ValueError: there are no images, or such as no camera delivers.
+            Mismatch: a store without an origin; readings of one image are of another shape than those of the first.
         """
         source = as_source(images)
-        parts = []
-        done = 0
+        if store is not None and origin is None:
+            raise Mismatch("A file of readings says what they were read from: give an origin, or use Monitor.read")
+        spool = Spool(memory_limit)
+        unfinished = None
+        if store is not None and origin is not None:
+            unfinished = Unfinished(Path(store), f"{origin.model_dump_json()} {sorted(also or {})}")
+        names: list[str] = []
+        groups: list[str] = []
+        classes: list[Tensor] = []
         for batch in source.batches(batch_size):
             check_images(batch.images)
-            with torch.no_grad():
-                observation = self(batch.images.to(self.backbone.mean.device))
-                readings = {**observation.readings, **{name: of(observation) for name, of in (also or {}).items()}}
-            parts.append(Readings(readings, batch.names, batch.groups))
-            done += len(batch.names)
+            if unfinished is None:
+                spool.add(self._values(batch.images, also or {}))
+            elif not unfinished.holds(batch.names):
+                unfinished.add(self._values(batch.images, also or {}), batch.names)
+            names += batch.names
+            groups += batch.groups
+            if batch.labels is not None and batch.labels.ndim == 1:
+                classes.append(batch.labels)
             if progress is not None:
-                progress(phase, done, len(source))
-        if not parts:
+                progress(phase, len(names), len(source))
+        if not names:
             raise ValueError("There are no images to read")
-        return Readings.concatenate(parts)
+        labels = torch.cat(classes) if sum(map(len, classes)) == len(names) else None
+        if unfinished is not None and origin is not None:
+            unfinished.finish(names, groups, labels, origin)
+            return Readings.load(unfinished.path, verify=False, memory_limit=memory_limit)
+        return Readings(spool.tensors(), tuple(names), tuple(groups), labels, origin, memory_limit)
+
+    @torch.no_grad()
+    def _values(self, images: Images, also: Mapping[str, Callable[[Observation], Tensor]]) -> dict[str, Tensor]:
+        observation = self(images.to(self.backbone.mean.device))
+        return {**observation.readings, **{name: of(observation) for name, of in also.items()}}
 
     def _readers(self) -> list[tuple[str, Reader]]:
         return [(name, reader) for name, reader in self.readers.items() if isinstance(reader, Reader)]
+
+
+def united(readers: Iterable[Reader]) -> dict[str, Reader]:
+    """Readers by name, each once.
+
+    Raises:
+        ValueError: two different readers of one name.
+    """
+    unique: dict[str, Reader] = {}
+    for reader in readers:
+        if unique.setdefault(reader.name, reader) is not reader:
+            raise ValueError(f"Two different readers are named '{reader.name}'; give one of them another name")
+    return unique
 
 
 class _Memory:

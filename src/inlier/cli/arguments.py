@@ -19,9 +19,11 @@ import typer
 
 if TYPE_CHECKING:
     from inlier.backbones.base import Backbone
-    from inlier.datasets.base import Dataset
+    from inlier.datasets.base import Choice, Dataset
+    from inlier.datasets.labels import Labels
+    from inlier.observation import Readings
 
-__all__ = ["BackboneArguments", "ImageArguments", "unpacked"]
+__all__ = ["BackboneArguments", "ImageArguments", "network", "unpacked"]
 
 T = TypeVar("T")
 
@@ -83,7 +85,8 @@ class ImageArguments:
         str,
         typer.Option(
             metavar="[LAYOUT:]PATH",
-            help="A folder of images, nested or not, or a data set in a layout that `inlier datasets` lists.",
+            help="A folder of images, nested or not, or a data set in a layout that `inlier datasets` lists; fit, "
+            "calibrate and score take NAME.readings too.",
         ),
     ]
     resize: Annotated[str | None, typer.Option(metavar="HxW", help="Resize every image to this as it is read.")] = None
@@ -103,18 +106,42 @@ class ImageArguments:
         Path | None, typer.Option(metavar="CSV", help="A table with the columns image and group, instead.")
     ] = None
 
-    def open(self, *, labelled: bool) -> Dataset:
-        """The images, with their labels where the layout has any and they are wanted."""
+    def open(self, *, labels: Labels | None = None, labelled: bool = False) -> Dataset:
+        """The images; with these labels, or with those of the layout if they are wanted."""
+        from inlier.datasets.folder import ImageFolder
         from inlier.datasets.load import open_images
 
-        return open_images(
-            self.images,
-            size=_size("--resize", self.resize),
-            split=self.split,
-            group_by=self.group_by,
-            groups=self.groups,
-            labelled=labelled,
-        )
+        choice: Choice = {
+            "size": _size("--resize", self.resize),
+            "split": self.split,
+            "group_by": self.group_by,
+            "groups": self.groups,
+        }
+        if labels is not None:
+            return ImageFolder(self.images, labels=labels, **choice)
+        return open_images(self.images, labelled=labelled, **choice)
+
+    def saved(self) -> Readings | None:
+        """The readings, if these are no images but what `inlier read` made of them."""
+        from inlier.evaluation.sweep import READINGS
+        from inlier.observation import Readings
+
+        if not self.images.endswith(READINGS):
+            return None
+        if (self.resize, self.split, self.group_by, self.groups) != (None, None, None, None):
+            raise ValueError("Readings are what they are: --resize, --split, --group-by and --groups are for images")
+        return Readings.load(self.images)
+
+
+def network(backbone: BackboneArguments | None, readings: Readings | None) -> Backbone:
+    """The backbone, or for readings alone what stands for the one that they were read with."""
+    from inlier.origin import AbsentBackbone
+
+    if backbone is not None:
+        return backbone.load()
+    if readings is None or readings.origin is None:
+        raise ValueError("--backbone is needed: only readings (NAME.readings) do without the network")
+    return AbsentBackbone(readings.origin)
 
 
 def unpacked(command: Callable[..., T]) -> Callable[..., T]:

@@ -36,10 +36,11 @@ def calibrate(
     from inlier.monitor import Monitor
 
     loaded = Monitor.load(monitor, backbone.load())
-    folder = None if images is None else images.open(labelled=False)
+    readings = None if images is None else images.saved()
+    folder = None if images is None or readings is not None else images.open()
     with progress_bars() as progress:
         loaded.calibrate(
-            folder,
+            readings if readings is not None else folder,
             false_alarm_rate=false_alarm_rate,
             rule=options.rule_from(rule),
             confidence=confidence,

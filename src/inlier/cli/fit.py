@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inlier.cli import options
-from inlier.cli.arguments import BackboneArguments, ImageArguments, unpacked
+from inlier.cli.arguments import BackboneArguments, ImageArguments, network, unpacked
 
 __all__ = ["fit"]
 
 
 @unpacked
 def fit(
-    backbone: BackboneArguments,
     images: ImageArguments,
+    backbone: BackboneArguments | None = None,
     out: Annotated[Path, typer.Option(help="The monitor file to write.")] = Path("monitor.inlier"),
     detector: Annotated[
         list[str] | None,
         typer.Option(help='A detector, with settings if wanted: daain, "daain(blocks=8)"; may be given again.'),
+    ] = None,
+    anomalies: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[LAYOUT:]PATH",
+            help="Images of what is to be found, for detectors that learn from them: \"daain(head='logistic')\".",
+        ),
     ] = None,
     fusion: Annotated[str, typer.Option(help="How several detectors become one score: max or sum.")] = "max",
     false_alarm_rate: options.RateOption = 0.01,
@@ -35,17 +43,33 @@ def fit(
     ] = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Fit a monitor to clean images, and calibrate it by cross-fitting over blocks of neighbouring images."""
+    """Fit a monitor to clean images, and calibrate it by cross-fitting over blocks of neighbouring images.
+
+    With readings in place of images (`inlier read`) the network is not run, and --backbone not needed.
+    """
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say_skipped, tell
     from inlier.monitor import Monitor
+    from inlier.observation import Readings
+    from inlier.sampling import SamplingKey
 
     start = time.perf_counter()
-    folder = images.open(labelled=False)
-    monitor = Monitor(backbone.load(), detector or ["mahalanobis"], fusion=options.fusion_from(fusion), seed=seed)
+    readings = images.saved()
+    clean = images.open() if readings is None else readings
+    odd = None if anomalies is None else replace(images, images=anomalies, split=None, groups=None, group_by=None)
+    known = None if odd is None else odd.saved() or odd.open()
+    file = Path(f"{images.images}.key")
+    monitor = Monitor(
+        network(backbone, readings),
+        detector or ["mahalanobis"],
+        fusion=options.fusion_from(fusion),
+        key=SamplingKey.load(file) if readings is not None and file.is_file() else None,
+        seed=seed,
+    )
     with progress_bars() as progress:
-        monitor.fit(folder, batch_size=batch_size, progress=progress)
-        say_skipped(folder)
+        monitor.fit(clean, anomalies=known, batch_size=batch_size, progress=progress)
+        if not isinstance(clean, Readings):
+            say_skipped(clean)
         monitor.calibrate(
             false_alarm_rate=false_alarm_rate,
             rule=options.rule_from(rule),

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inlier.cli import options
-from inlier.cli.arguments import BackboneArguments, ImageArguments, unpacked
+from inlier.cli.arguments import BackboneArguments, ImageArguments, network, unpacked
 
 if TYPE_CHECKING:
+    from inlier.datasets.base import Dataset
+    from inlier.monitor import Monitor
     from inlier.verdict import Verdict
 
 __all__ = ["score"]
@@ -26,8 +28,8 @@ COLUMNS = ("image", "group", "score", "p_value", "flagged")
 @unpacked
 def score(
     monitor: options.MonitorArgument,
-    backbone: BackboneArguments,
     images: ImageArguments,
+    backbone: BackboneArguments | None = None,
     out: Annotated[Path | None, typer.Option(help="Write the rows here instead of to stdout.")] = None,
     format: Annotated[str, typer.Option(help="jsonl (a JSON object a line) or csv.")] = "jsonl",
     why: Annotated[
@@ -40,31 +42,31 @@ def score(
     fail_on_flag: Annotated[bool, typer.Option("--fail-on-flag", help="Exit with 3 if any image is flagged.")] = False,
     batch_size: options.BatchSizeOption = 8,
 ) -> None:
-    """Give a verdict on every image: a row each on stdout, observed alarms by group on stderr."""
+    """Give a verdict on every image: a row each on stdout, observed alarms by group on stderr.
+
+    With readings in place of images (`inlier read`) the network is not run, and --backbone not needed.
+    """
     if format not in ("jsonl", "csv"):
         raise ValueError(f"--format is jsonl or csv, not {format!r}")
     if why and format == "csv":
         raise ValueError("--why has lists in it, which CSV has no place for: use --format jsonl")
-    from inlier.cli.progress import progress_bars
-    from inlier.cli.summary import alarms, say, say_alarms, say_skipped
+    from inlier.cli.summary import alarms, say, say_alarms
     from inlier.files import write_bytes
     from inlier.monitor import Monitor
 
-    loaded = Monitor.load(monitor, backbone.load())
-    folder = images.open(labelled=False)
-    rows: list[dict[str, Any]] = []
-    with progress_bars() as progress:
-        for batch in folder.batches(batch_size):
-            verdict = loaded(batch.images, batch.names, why=why or overlay is not None)
-            for one, group, row in zip(verdict, batch.groups, verdict.rows(), strict=True):
-                rows.append({"image": row.pop("image"), "group": group} | row)
-                if not why:
-                    rows[-1] = {column: rows[-1][column] for column in COLUMNS}
-                if overlay is not None:
-                    picture = batch.images[batch.names.index(one.names[0])]
-                    write_bytes((overlay / one.names[0]).with_suffix(".png"), _overlay(picture, one))
-            progress("scoring", len(rows), len(folder))
-    say_skipped(folder)
+    readings = images.saved()
+    if readings is not None and (why or overlay is not None):
+        raise ValueError("--why and --overlay look at the images again: give these, not their readings")
+    loaded = Monitor.load(monitor, network(backbone, readings))
+    if readings is None:
+        rows = _looked_at(loaded, images.open(), batch_size, why, overlay)
+    else:
+        scores = loaded.score_of(readings)
+        assert loaded.false_alarm_rate is not None
+        flagged = loaded.calibration.flagged(scores, loaded.false_alarm_rate)
+        columns = (readings.names, readings.groups, scores, loaded.calibration.p_value(scores), flagged)
+        listed = [column if isinstance(column, tuple) else column.tolist() for column in columns]
+        rows = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*listed, strict=True)]
     text = _jsonl(rows) if format == "jsonl" else _csv(rows)
     if out is None:
         sys.stdout.write(text)
@@ -74,6 +76,30 @@ def score(
     say_alarms(alarms([row["group"] for row in rows], [row["flagged"] for row in rows]))
     if fail_on_flag and any(row["flagged"] for row in rows):
         raise typer.Exit(GATE_FAILED)
+
+
+def _looked_at(
+    monitor: Monitor, folder: Dataset, batch_size: int, why: bool, overlay: Path | None
+) -> list[dict[str, Any]]:
+    """A row an image, and where they are wanted the pictures."""
+    from inlier.cli.progress import progress_bars
+    from inlier.cli.summary import say_skipped
+    from inlier.files import write_bytes
+
+    rows: list[dict[str, Any]] = []
+    with progress_bars() as progress:
+        for batch in folder.batches(batch_size):
+            verdict = monitor(batch.images, batch.names, why=why or overlay is not None)
+            for one, group, row in zip(verdict, batch.groups, verdict.rows(), strict=True):
+                rows.append({"image": row.pop("image"), "group": group} | row)
+                if not why:
+                    rows[-1] = {column: rows[-1][column] for column in COLUMNS}
+                if overlay is not None:
+                    picture = batch.images[batch.names.index(one.names[0])]
+                    write_bytes((overlay / one.names[0]).with_suffix(".png"), _overlay(picture, one))
+            progress("scoring", len(rows), len(folder))
+    say_skipped(folder)
+    return rows
 
 
 def _jsonl(rows: list[dict[str, Any]]) -> str:
