@@ -1,6 +1,5 @@
 """A saved monitor comes back bit for bit or not at all, and its key lies in a file of its own."""
 
-import hashlib
 import json
 import shutil
 
@@ -195,7 +194,7 @@ def test_a_manifest_cannot_point_out_of_its_folder(saved, backbone, tmp_path):
     inner.mkdir()
     shutil.copy(saved, inner)
     rewrite(inner / saved.name, lambda manifest, _: manifest.update(key_file="../k.key"))
-    with pytest.raises(Mismatch, match="is not beside"):
+    with pytest.raises(Mismatch, match=r"manifest of .* is damaged.*key_file"):
         Monitor.load(inner / saved.name, backbone)
 
 
@@ -260,7 +259,7 @@ def test_an_unknown_format_version_is_refused(saved, backbone, version):
         (lambda manifest, _: manifest["detectors"][0].update(name="mahalonobis"), "mahalanobis"),
         (lambda manifest, _: manifest["detectors"][0]["settings"].update(zzz=1), "zzz"),
         (lambda manifest, _: manifest["detectors"][0]["settings"].update(distance=7), "One monitor has one key"),
-        (lambda manifest, _: manifest.update(size=[20, 20]), "One monitor has one key"),
+        (lambda manifest, _: manifest.update(size=[20, 20]), "was drawn for images of 16 x 16 .* images of 20 x 20"),
     ],
 )
 def test_a_manifest_and_tensors_that_do_not_belong_together_are_refused(saved, backbone, change, message):
@@ -316,24 +315,3 @@ def test_a_changed_byte_is_an_error_or_changes_nothing(monitor, saved, backbone)
         saved.write_bytes(damaged)
         accepted += same_or_refused(saved, backbone, monitor.score(FRESH).detach())
     assert accepted <= 3  # only padding and the order of what has no order may differ
-
-
-@pytest.mark.parametrize(
-    "broken", ["inlier.artefact.write_tensors", "inlier.files.Path.replace", "inlier.files.os.fsync"]
-)
-def test_a_failure_while_writing_leaves_the_old_artefact_loadable(saved, backbone, monkeypatch, broken):
-    before = hashlib.sha256(saved.read_bytes()).hexdigest()
-    fresh = Monitor.load(saved, backbone).rekey(images(40), folds=2)
-
-    def fail(*_, **__):
-        raise OSError("No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(broken, fail)
-        with pytest.raises(OSError, match="No space left"):
-            fresh.save(saved)
-    assert hashlib.sha256(saved.read_bytes()).hexdigest() == before
-    assert Monitor.load(saved, backbone).false_alarm_rate == 0.1
-    assert not [path for path in saved.parent.iterdir() if path.name.startswith(".")]
-    fresh.save(saved)
-    assert Monitor.load(saved, backbone)(FRESH).to_dict() == fresh(FRESH).to_dict()

@@ -30,6 +30,7 @@ __all__ = ["Coupling", "Flow", "Mixing"]
 Mixing = Literal["permutation", "lu", "householder", "conv1x1"]
 
 MINIMUM_ROWS = 5
+MOST_BLOCKS = 10_000
 CONVOLUTIONAL_WIDTH = 256
 WIDTH = 10
 
@@ -73,8 +74,8 @@ class Flow(nn.Module):
         lattice: Lattice | None = None,
     ) -> None:
         super().__init__()
-        if blocks < 1:
-            raise ValueError(f"A flow needs at least 1 block, not {blocks}.")
+        if not 1 <= blocks <= MOST_BLOCKS:
+            raise ValueError(f"A flow needs at least 1 block and at most {MOST_BLOCKS}, not {blocks}.")
         _known("coupling", coupling, get_args(Coupling))
         _known("mixing", mixing, get_args(Mixing))
         generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,81 @@
+"""The command line in this process, and a small world to run it in."""
+
+import contextlib
+import io
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from inlier.cli import main
+from inlier.datasets.scenes.scene import draw
+from inlier.datasets.scenes.worlds import TRAINING_WORLDS, WORLDS
+
+SIZE = (48, 96)
+PER_WORLD = 6
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def inlier() -> Callable[..., Ran]:
+    """Run a command through the entry that the script has."""
+
+    def run(*arguments: object) -> Ran:
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            warnings.simplefilter("default")
+            patch.setattr(sys, "argv", ["inlier", *map(str, arguments)])
+            try:
+                main.run()
+            except SystemExit as ended:
+                code = ended.code or 0
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small street scenes, named as frames of recordings."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for world in TRAINING_WORLDS:
+        for number in range(PER_WORLD):
+            Image.fromarray(draw(WORLDS[world], number, SIZE).image).save(folder / f"{world}_{number:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fitted(inlier: Callable[..., Ran], scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a monitor that samples (`daain.inlier`) and one that does not (`bands.inlier`)."""
+    folder = tmp_path_factory.mktemp("fitted")
+    for name, detector in (("daain", "daain(distance=32, blocks=1)"), ("bands", "mahalanobis")):
+        ran = inlier("fit", "--backbone", "street", "--images", scenes, "--out", folder / f"{name}.inlier",
+                     "--detector", detector, "--false-alarm-rate", 0.1, "--folds", 2,
+                     "--blocks", 1, "--seed", 0)  # fmt: skip
+        assert ran.code == 0, ran.err
+    return folder
+
+
+@pytest.fixture
+def monitors(fitted: Path, tmp_path: Path) -> Path:
+    """A copy of the fitted monitors to spoil."""
+    shutil.copytree(fitted, tmp_path / "monitors")
+    return tmp_path / "monitors"
