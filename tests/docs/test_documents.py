@@ -1,8 +1,8 @@
 """What the documents tell the reader to do is done here, in their order, and what they print is what comes out.
 
-In a ```` ```console ```` block a line that starts with `$ ` is a command (a backslash continues it), and what follows
-is its output on stdout and stderr, progress left out; `...` stands for anything. A ```` ```python ```` block that starts
-with `# file.py` becomes that file, any other is run. Each document has an empty folder of its own.
+In a `console` block a line that starts with `$ ` is a command (a backslash continues it); what follows is its output on
+stdout and stderr, progress left out, and `...` stands for anything. A `python` or `toml` block that starts with
+`# file.py` becomes that file, any other is run. Each document has an empty folder of its own.
 """
 
 import doctest

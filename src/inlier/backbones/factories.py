@@ -88,7 +88,7 @@ def _siblings(name: str, package: ModuleType | None) -> str:
     """The nearest module beside the one that is missing."""
     paths = [os.getcwd()] if package is None else list(getattr(package, "__path__", []))
     there = [found.name for found in pkgutil.iter_modules(paths)]
-    return nearest(name, there) if there else "There is no module there."
+    return nearest(name, there) if there else "Run this where your module is, or install its package."
 
 
 def _attribute(module: ModuleType, path: str) -> Any:

@@ -57,7 +57,7 @@ def attack(
         raise LookupError(f"No class named '{target}'. {nearest(target, list(network.task.classes))}")
     number = None if target is None else network.task.classes.index(target)
     probe = Probe(network)
-    folder = images.open(labelled=False)
+    folder = images.open()
     damage: list[torch.Tensor] = []
     norms: list[torch.Tensor] = []
     done = 0

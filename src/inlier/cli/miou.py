@@ -37,22 +37,19 @@ def miou(
     network = backbone.load()
     if not network.task.is_dense:
         raise ValueError("This network classifies whole images; `inlier doctor --labels` tells its accuracy")
-    folder = images.open(labelled=labels is None)
-    if labels is None and not folder.classes:
-        raise ValueError(
-            "These images have no labels: give --labels FOLDER, or a layout that has them (`inlier datasets`)"
-        )
     classes = network.task.classes
     maps = None if labels is None else LabelFolder(labels, classes)
-    translate = translation(folder.classes, classes) if maps is None else torch.arange(len(classes))
+    folder = images.open(labels=maps, labelled=True)
+    if not folder.classes:
+        raise ValueError("These images have no labels: give --labels, or a layout that has them (`inlier datasets`)")
+    translate = translation(folder.classes, classes)
     matrix = ConfusionMatrix(len(classes), network.task.void)
     done = 0
     with progress_bars() as progress:
         for batch in folder.batches(batch_size):
-            truth = batch.labels if maps is None else torch.stack([maps(name) for name in batch.names])
-            assert truth is not None
+            assert batch.labels is not None
             with torch.no_grad():
-                matrix.update(network.predict(batch.images), translate[truth])
+                matrix.update(network.predict(batch.images), translate[batch.labels])
             done += len(batch.names)
             progress("miou", done, len(folder))
     say_skipped(folder)

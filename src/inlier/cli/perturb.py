@@ -31,7 +31,7 @@ def perturb(
     from inlier.perturbations.table import PERTURBATIONS
 
     change = PERTURBATIONS[perturbation](severity=severity)
-    folder = images.open(labelled=False)
+    folder = images.open()
     generator = torch.Generator().manual_seed(seed)
     done = 0
     with progress_bars() as progress:

@@ -32,7 +32,7 @@ def rekey(
 
     start = time.perf_counter()
     old = Monitor.load(monitor, backbone.load())
-    folder = images.open(labelled=False)
+    folder = images.open()
     with progress_bars() as progress:
         fresh = old.rekey(
             folder, blocks=options.blocks_from(blocks), folds=folds, batch_size=batch_size, progress=progress
