@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import json
-import shlex
 import shutil
 import subprocess
 import sys
@@ -374,19 +373,6 @@ def test_the_installed_script_is_this_command_line():
     assert ran.returncode == 2
     assert "fitt" in ran.stderr
     assert ran.stdout == ""
-
-
-def test_the_doctor_says_what_to_run_next_and_that_runs(folder, tmp_path):
-    ran = inlier("doctor", "--backbone", "street", "--images", folder / "images", "--json")
-    told = json.loads(ran.out)
-    assert (ran.code, told["problems"]) == (0, 0), ran.out
-    words = shlex.split(told["next"].replace("monitor.inlier", str(tmp_path / "next.inlier")))
-    assert words[:2] == ["inlier", "fit"]
-    assert inlier(*words[1:]).code == 0
-    ran = inlier("doctor", "--backbone", "street", "--mean", "-90,0,0", "--std", "1,1,1", "--images", folder / "images")
-    assert ran.code == 1
-    assert "problem" in ran.out
-    assert "--mean -90,0,0 --std 1,1,1" in ran.out.splitlines()[-1]
 
 
 def test_taps_are_listed_with_their_shares_and_those_that_cannot_be_with_the_reason():

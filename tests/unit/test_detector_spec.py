@@ -47,7 +47,7 @@ def test_a_mistyped_name_is_answered_with_the_nearest():
     ("text", "answer"),
     [
         ("daain(block=8)", r"Detector 'daain' has no setting 'block'\. Did you mean 'blocks'\?"),
-        ("mahalanobis(zzz=1)", r"has no setting 'zzz'\. There are: grid, normalise, statistics\."),
+        ("mahalanobis(zzz=1)", r"has no setting 'zzz'\. There are: grid, normalise, statistics, taps\."),
         ("entropy(zzz=1)", r"Detector 'entropy' has no setting 'zzz'\. It has none\."),
         ("entropy(anatomy=1)", r"has no setting 'anatomy'\. It has none\."),
     ],
