@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from inlier.datasets.labels import Labels
     from inlier.observation import Readings
 
-__all__ = ["BackboneArguments", "ImageArguments", "network", "unpacked"]
+__all__ = ["BackboneArguments", "ImageArguments", "height_and_width", "network", "unpacked"]
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class BackboneArguments:
             weights=self.weights,
             mean=_numbers("--mean", self.mean),
             std=_numbers("--std", self.std),
-            size=_size("--size", self.size),
+            size=height_and_width("--size", self.size),
             bgr=self.bgr,
             classes=None if self.classes is None else [name.strip() for name in self.classes.split(",")],
             output=self.output,
@@ -112,7 +112,7 @@ class ImageArguments:
         from inlier.datasets.load import open_images
 
         choice: Choice = {
-            "size": _size("--resize", self.resize),
+            "size": height_and_width("--resize", self.resize),
             "split": self.split,
             "group_by": self.group_by,
             "groups": self.groups,
@@ -197,7 +197,8 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
         raise ValueError(f"{option} is one number a channel, such as 0.485,0.456,0.406, not {text!r}") from None
 
 
-def _size(option: str, text: str | None) -> tuple[int, int] | None:
+def height_and_width(option: str, text: str | None) -> tuple[int, int] | None:
+    """`HxW` as numbers; errors name the option."""
     if text is None:
         return None
     height, _, width = text.lower().partition("x")

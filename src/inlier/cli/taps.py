@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inlier.cli import options
-from inlier.cli.arguments import BackboneArguments, unpacked
+from inlier.cli.arguments import BackboneArguments, height_and_width, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,17 +37,11 @@ def taps(
 
     from inlier.anatomy import Anatomy
 
-    anatomy = Anatomy.of(backbone.load(), size_from(image_size))
+    size = height_and_width("--image-size", image_size)
+    assert size is not None
+    anatomy = Anatomy.of(backbone.load(), size)
     rows = table(anatomy, select)
     print(dumps(rows) if json else "\n".join(lines(rows, anatomy.size)))
-
-
-def size_from(text: str) -> tuple[int, int]:
-    """A height and a width."""
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise ValueError(f"--image-size is height x width in pixels, such as 360x480, not {text!r}")
-    return int(height), int(width)
 
 
 def table(anatomy: Anatomy, select: str | None) -> list[dict[str, Any]]:
