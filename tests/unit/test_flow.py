@@ -301,3 +301,20 @@ def test_forms_have_the_parameters_that_are_said_of_them():
 def test_an_unknown_or_impossible_form_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Flow(6, 2, **settings)
+
+
+def test_rows_are_read_in_parts_where_there_are_many(monkeypatch):
+    x = rows(300, 6)
+    whole = Flow(6, 2).fit(x, epochs=3)
+    taken = []
+    read = torch.Tensor.__getitem__
+    monkeypatch.setattr("inlier.densities.flow.CHUNK", 6 * 20)
+    monkeypatch.setattr(
+        torch.Tensor, "__getitem__", lambda self, index: taken.append((self, index)) or read(self, index)
+    )
+    in_parts = Flow(6, 2).fit(x, epochs=3, batch_size=16)
+    monkeypatch.undo()
+    sizes = [len(index) for tensor, index in taken if tensor.shape == x.shape and isinstance(index, torch.Tensor)]
+    assert 0 < max(sizes) <= 20
+    with torch.no_grad():
+        assert in_parts.loss(x) == pytest.approx(whole.loss(x).item(), abs=0.2)

@@ -111,3 +111,9 @@ def test_use_before_fit_says_so():
 def test_fit_says_what_is_wrong_with_its_rows(x, message):
     with pytest.raises(ValueError, match=message):
         Histogram(3).fit(x)
+
+
+def test_rows_in_batches_make_the_same_histogram_as_all_at_once():
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    whole, parts = Histogram(4, 8).fit(x), Histogram(4, 8).fit(list(x.split(7)))
+    assert all(torch.equal(value, parts.state_dict()[name]) for name, value in whole.state_dict().items())

@@ -31,6 +31,8 @@ Mixing = Literal["permutation", "lu", "householder", "conv1x1"]
 
 MINIMUM_ROWS = 5
 MOST_BLOCKS = 10_000
+CHUNK = 2**24
+"""Numbers of the rows to be fitted to that are in memory at a time, about 64 MB."""
 CONVOLUTIONAL_WIDTH = 256
 WIDTH = 10
 
@@ -160,7 +162,7 @@ class Flow(nn.Module):
         """Maximum likelihood by Adam with early stopping; the weights with the lowest validation loss are kept.
 
         Args:
-            x: clean rows, at least 5.
+            x: clean rows, at least 5; a memory map of a file is read in parts.
             seed: draws the initial weights, the validation rows and the order of the others.
             progress: told ("flow", epochs done, epochs) after each; early stopping ends before the last.
             epochs: upper bound on the passes over the data.
@@ -176,22 +178,31 @@ class Flow(nn.Module):
         self._check(x, validation)
         parameters = list(self.parameters())
         generator = torch.Generator().manual_seed(seed)
-        x = x.detach().to(parameters[0])
+        x = x.detach()
         held = min(max(1, round(validation * len(x))), len(x) - 2)
-        held_out, rest = x[torch.randperm(len(x), generator=generator)].tensor_split([held])
+        held_out, rest = torch.randperm(len(x), generator=generator).tensor_split([held])
+        some = max(batch_size, CHUNK // self.dim)  # rows in memory at a time: x may be a map of a larger file
+
+        def taken(rows: Tensor) -> Tensor:
+            return x[rows].to(parameters[0])
+
+        def held_out_loss() -> float:
+            parts = torch.split(held_out, some)
+            return sum(gradient.loss(taken(part)) * len(part) for part in parts) / held
+
         self.blocks.draw(generator)  # a second fit does not go on from the first
         # Differs from the reference, whose ActNorm starts as a constant scale.
-        self.initialise(rest)
+        self.initialise(taken(rest[:some]))  # in random order, so that the first are a fair sample
         rows = min(batch_size, len(rest))
         gradient = FlowGradient(self._vector_blocks(), rows) if self.by_hand else AutogradGradient(self, rows)
         optimiser = torch.optim.Adam(parameters, learning_rate, betas, eps, weight_decay, fused=True)
-        lowest, best, waited = gradient.loss(held_out), [p.detach().clone() for p in parameters], 0
+        lowest, best, waited = held_out_loss(), [p.detach().clone() for p in parameters], 0
         for epoch in range(epochs):
             for batch in torch.split(rest[torch.randperm(len(rest), generator=generator)], batch_size):
-                gradient(batch)
+                gradient(taken(batch))
                 nn.utils.clip_grad_norm_(parameters, clip_norm)
                 optimiser.step()
-            if (loss := gradient.loss(held_out)) < lowest:
+            if (loss := held_out_loss()) < lowest:
                 lowest, waited = loss, 0
                 _copy(parameters, best)
             else:
@@ -227,8 +238,9 @@ class Flow(nn.Module):
             )
         if not 0 < validation < 1:
             raise ValueError(f"validation is the share of rows held out, above 0 and below 1, not {validation}.")
-        if not x.isfinite().all():
-            raise ValueError(f"{(~x.isfinite()).any(1).sum()} of {len(x)} rows are not finite; leave them out.")
+        wrong = sum(int((~part.isfinite()).any(1).sum()) for part in torch.split(x, max(1, CHUNK // self.dim)))
+        if wrong:
+            raise ValueError(f"{wrong} of {len(x)} rows are not finite; leave them out.")
 
     def _vector_blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))

@@ -7,6 +7,7 @@ of the steps by straight lines and goes on downhill outside, and lends its gradi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Self
 
 import torch
@@ -61,31 +62,44 @@ class Histogram(nn.Module):
         self.register_buffer("nodes", torch.zeros(bins + 2, dim))  # the same for `smooth`, at the bins' middles
 
     @torch.no_grad()
-    def fit(self, x: Float[Tensor, "n d"]) -> Self:
-        """Count the rows of `x`.
+    def fit(self, x: Float[Tensor, "n d"] | Iterable[Float[Tensor, "b d"]]) -> Self:
+        """Count the rows of `x`, which may come in batches that can be iterated twice: the ranges first, then counts.
 
         Raises:
             ValueError: there are no rows, they are not `dim` wide, or they are not finite.
         """
-        if x.ndim != 2 or x.shape[1] != self.dim or len(x) == 0:
-            raise ValueError(f"This histogram is fitted to rows (n, {self.dim}) with n > 0, not to {tuple(x.shape)}.")
-        if not x.isfinite().all():
-            raise ValueError(f"{(~x.isfinite()).any(1).sum()} of {len(x)} rows are not finite; leave them out.")
-        x = x.detach().to(self.low)
-        low, high = x.aminmax(dim=0)
+        batches = (x,) if isinstance(x, Tensor) else x
+        count, wrong = 0, 0
+        low, high = torch.full_like(self.low, torch.inf), torch.full_like(self.low, -torch.inf)
+        for batch in batches:
+            if batch.ndim != 2 or batch.shape[1] != self.dim:
+                raise ValueError(f"This histogram is fitted to rows (n, {self.dim}), not to {tuple(batch.shape)}.")
+            if len(batch) == 0:
+                continue
+            count += len(batch)
+            wrong += int((~batch.isfinite()).any(1).sum())
+            lowest, highest = batch.detach().to(self.low).aminmax(dim=0)
+            low, high = torch.minimum(low, lowest), torch.maximum(high, highest)
+        if count == 0:
+            raise ValueError(f"This histogram is fitted to rows (n, {self.dim}) with n > 0, and none came.")
+        if wrong:
+            raise ValueError(f"{wrong} of {count} rows are not finite; leave them out.")
         span = usable_std(high - low, CONSTANT)
         low = torch.where(span == high - low, low, (low + high - span) / 2)
         self.low.copy_(low - SLACK * span)
         width = span * (1 + 2 * SLACK) / self.bins
         self.inverse_width.copy_(1 / width)
         self.first.copy_(1 - self.low / width)
-        held = torch.zeros_like(self.steps).scatter_add_(0, self._bin(x), torch.ones_like(x))
-        self.steps.copy_((len(x) * width).log() - held.clamp(min=EMPTY).log())
+        held = torch.zeros_like(self.steps)
+        for batch in batches:
+            rows = batch.detach().to(self.low)
+            held.scatter_add_(0, self._bin(rows), torch.ones_like(rows))
+        self.steps.copy_((count * width).log() - held.clamp(min=EMPTY).log())
         self.nodes.copy_(self.steps)
         # An end bin holds a row, so that outside is worse by log 2 or more; it must be so for constant dimensions too.
         self.nodes[0] = torch.maximum(self.steps[0], self.steps[1] + math.log(1 / EMPTY))
         self.nodes[-1] = torch.maximum(self.steps[-1], self.steps[-2] + math.log(1 / EMPTY))
-        self.count.fill_(len(x))
+        self.count.fill_(count)
         return self
 
     def forward(self, x: Float[Tensor, "n d"]) -> Scores:

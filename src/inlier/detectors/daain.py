@@ -7,11 +7,11 @@ distributed, and a head scores the latent vector. One head, `logistic`, learns f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inlier.anatomy import Anatomy, KeyKind
 from inlier.densities.bijections.lattice import Lattice
@@ -30,6 +30,22 @@ __all__ = ["DAAIN", "Head", "daain"]
 LOG_TAU = math.log(2 * math.pi)
 
 Head = Literal["likelihood", "euclidean", "harmonic", "mahalanobis", "hbos", "logistic"]
+
+
+class Latents(Iterable[Tensor]):
+    """What a flow makes of rows, worked out batch by batch whenever it is asked for."""
+
+    def __init__(self, flow: RunTimeFlow, batches: Sequence[Tensor]) -> None:
+        self.flow, self.batches = flow, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.batches:
+            with torch.no_grad():
+                latent = self.flow.latent(batch)
+            yield latent
 
 
 class DAAIN(Detector):
@@ -132,8 +148,7 @@ class DAAIN(Detector):
                 latents = [self.fitted_flow.latent(each.values[self.reading]) for each in (readings, anomalies)]
             self.head.fit(*latents)
         elif self.head is not None:
-            with torch.no_grad():
-                self.head.fit(self.fitted_flow.latent(x))  # type: ignore[operator]
+            self.head.fit(Latents(self.fitted_flow, readings.rows(self.reading)))  # type: ignore[operator]
         return self
 
     def fuse(self) -> None:

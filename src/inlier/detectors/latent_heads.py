@@ -8,7 +8,8 @@ They are the scores of von Baußnern et al. (*DAAIN*, section 3.3 a to d), each 
 from __future__ import annotations
 
 import warnings
-from typing import Self
+from collections.abc import Iterable
+from typing import Self, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from inlier.types import Scores
 __all__ = ["HBOS", "Euclidean", "HarmonicMean", "LatentMahalanobis", "Logistic"]
 
 TINY = 1e-12
+Rows: TypeAlias = Tensor | Iterable[Tensor]
+"""Latent rows (n, d), or batches of them that can be iterated again."""
 
 FEW = 10
 """Labelled anomalies below which `Logistic` warns."""
@@ -45,7 +48,7 @@ FLAT = 1e-4
 class Euclidean(nn.Module):
     """mean_i z_i^2: up to constants, -log density under the flow's prior (DAAIN, section 3.3 a)."""
 
-    def fit(self, z: Float[Tensor, "n d"]) -> Self:
+    def fit(self, z: Rows) -> Self:
         """Nothing to learn."""
         return self
 
@@ -59,7 +62,7 @@ class HarmonicMean(nn.Module):
     Squares below 1e-12 count as 1e-12, which keeps score and gradient finite.
     """
 
-    def fit(self, z: Float[Tensor, "n d"]) -> Self:
+    def fit(self, z: Rows) -> Self:
         """Nothing to learn."""
         return self
 
@@ -82,7 +85,7 @@ class LatentMahalanobis(nn.Module):
         super().__init__()
         self.gaussian = Gaussian(dim)
 
-    def fit(self, z: Float[Tensor, "n d"]) -> Self:
+    def fit(self, z: Rows) -> Self:
         """Learn mean and covariance from at least 3 clean rows."""
         self.gaussian.fit(z)
         return self
@@ -105,7 +108,7 @@ class HBOS(nn.Module):
         super().__init__()
         self.histogram = Histogram(dim, bins)
 
-    def fit(self, z: Float[Tensor, "n d"]) -> Self:
+    def fit(self, z: Rows) -> Self:
         """Learn the histograms from clean rows."""
         self.histogram.fit(z)
         return self
