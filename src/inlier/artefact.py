@@ -20,6 +20,7 @@ from torch import Tensor
 
 from inlier.errors import Mismatch
 from inlier.files import abandoned, alone, discard, noted, packed, read_metadata, read_tensors, replacing, unfinished
+from inlier.origin import key_digest
 from inlier.sampling import SamplingKey
 
 __all__ = ["FORMAT_VERSION", "DetectorEntry", "Manifest", "load", "save"]
@@ -95,7 +96,7 @@ def save(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor], key: Sam
         left = [temporary for temporary in unfinished(path) if abandoned(temporary)]
         spare = spare.union(*(_noted_in(path, temporary) for temporary in left))
         if key is not None:
-            digest = _key_digest(key)
+            digest = key_digest(key)
             manifest = manifest.model_copy(update={"key_file": f"{path.name}.{digest[:8]}.key", "key_digest": digest})
             assert manifest.key_file is not None
             if not (path.parent / manifest.key_file).exists():
@@ -149,7 +150,7 @@ def _read(path: Path) -> tuple[Manifest, dict[str, Tensor], SamplingKey | None]:
             "`inlier rekey`."
         )
     key = SamplingKey.load(key_path)
-    if _key_digest(key) != manifest.key_digest:
+    if key_digest(key) != manifest.key_digest:
         raise Mismatch(f"'{key_path}' is not the key that '{path}' was fitted with")
     if key.volume[1:] != manifest.size:
         raise Mismatch(
@@ -240,10 +241,6 @@ def _checksum(manifest: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {kind} {tuple(tensor.shape)}".encode())
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _key_digest(key: SamplingKey) -> str:
-    return hashlib.sha256(key.points.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

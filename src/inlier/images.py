@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inlier.types import Images, LabelMaps
 
-__all__ = ["Batch", "ImageSource", "LabelledSource", "TensorImages", "as_source", "check_images"]
+__all__ = ["Batch", "ImageSource", "LabelledSource", "TensorImages", "as_source", "check_channels", "check_images"]
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def check_images(images: Tensor, channels: int | None = None) -> None:
         raise TypeError(f"Images must be a floating point tensor in [0, 1], not {came}; divide 8-bit pixels by 255")
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"Images must be (n, c, h, w) with none of them 0, not {tuple(images.shape)}")
-    if channels is not None and images.shape[1] != channels:
-        raise ValueError(f"The backbone expects images of {channels} channels, and {images.shape[1]} came")
+    if channels is not None:
+        check_channels(images, channels)
     low, high = torch.aminmax(images.detach())
     if not (low >= 0 and high <= 1):
         if images.isfinite().all():
@@ -142,3 +142,13 @@ def check_labels(labels: Tensor, images: Tensor, classes: int) -> None:
     low, high = labels.min().item(), labels.max().item()
     if low < 0 or high >= classes:
         raise ValueError(f"Labels are {low} to {high}, and there are {classes} classes: expected 0 to {classes - 1}")
+
+
+def check_channels(images: Tensor, channels: int) -> None:
+    """Refuse images of another channel count; their pixels are not looked at.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if images.shape[1] != channels:  # one channel would be spread over the three of a mean
+        raise ValueError(f"The backbone expects images of {channels} channels, and {images.shape[1]} came")

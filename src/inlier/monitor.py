@@ -23,13 +23,11 @@ from inlier.anatomy import Anatomy, KeyRing
 from inlier.backbones.base import Backbone
 from inlier.calibration import Calibration, Rule
 from inlier.clean_readings import CleanReadings
-from inlier.config import call_text
 from inlier.cross_fitting import Blocks, CleanScores, folds_of
 from inlier.detectors.base import Detector
 from inlier.detectors.spec import DetectorSpec
-from inlier.detectors.table import DETECTORS
 from inlier.errors import Mismatch, NotFitted
-from inlier.images import ImageSource, as_source, check_images
+from inlier.images import ImageSource, as_source, check_channels, check_images
 from inlier.observation import Observation, Readings
 from inlier.origin import AbsentBackbone, Origin
 from inlier.probe import Probe, united
@@ -39,7 +37,7 @@ from inlier.spool import MEMORY_LIMIT
 from inlier.types import Images, Progress, Scores
 from inlier.verdict import Verdict, Why
 
-__all__ = ["Blocks", "CleanScores", "Fusion", "Monitor", "spec_text"]
+__all__ = ["Fusion", "Monitor"]
 
 Fusion = Literal["max", "sum"]
 
@@ -116,7 +114,7 @@ class Monitor(nn.Module):
             number = sum(name.partition("-")[0] == detector.name for name in made)
             name = detector.name if number == 0 else f"{detector.name}-{number + 1}"
             made[name] = detector
-            recorded_as[name] = SCORE + (name if isinstance(item, Detector) else spec_text(item))
+            recorded_as[name] = SCORE + (name if isinstance(item, Detector) else str(item))
         self._required = united(reader for detector in made.values() for reader in detector.requires)
         absent = isinstance(self.backbone, AbsentBackbone)
         self._probe = None if absent else Probe(self.backbone, self._readers())
@@ -350,12 +348,12 @@ class Monitor(nn.Module):
         Raises:
             ValueError: images of another channel count; pixels are not looked at, unlike in a verdict.
         """
-        self._check_channels(images)
+        check_channels(images, self._channels)
         return self.objective(self.probe(images))
 
     def scores(self, images: Images) -> dict[str, Scores]:
         """(n,) scores of every detector, in one forward pass."""
-        self._check_channels(images)
+        check_channels(images, self._channels)
         observation = self.probe(images)
         return {name: detector(observation) for name, detector in self._detectors()}
 
@@ -526,12 +524,11 @@ class Monitor(nn.Module):
     def _calibrations(self) -> dict[str, Calibration]:
         return {name: module for name, module in self.calibrations.items() if isinstance(module, Calibration)}
 
-    def _check_channels(self, images: Images) -> None:
-        # One channel would be spread over the mean's three.
-        if self.anatomy is not None and images.shape[1] != self.anatomy.channels:
-            raise ValueError(
-                f"The backbone expects images of {self.anatomy.channels} channels, and {images.shape[1]} came"
-            )
+    @property
+    def _channels(self) -> int:
+        if self.anatomy is None:
+            raise NotFitted("The monitor is not fitted: call fit(clean images) first")
+        return self.anatomy.channels
 
     def _calibrated_rate(self) -> float:
         if self.false_alarm_rate is None:
@@ -676,11 +673,6 @@ LEARNT = ("detectors.", "calibrations.", "calibration.", "clean_readings.")
 """Prefixes of the tensors that an artefact holds."""
 SCORE = "score:"
 """Prefix of the readings that are scores of detectors that learn nothing."""
-
-
-def spec_text(spec: DetectorSpec) -> str:
-    """The one text for detectors of equal settings, however these were given."""
-    return call_text(DETECTORS[spec.name], spec.name, spec.settings)
 
 
 def _fit(

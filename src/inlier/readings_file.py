@@ -28,7 +28,10 @@ from inlier.files import PRIVATE, read_tensors, replacing, write_bytes, write_te
 from inlier.origin import Origin
 from inlier.spool import check_alike, chunk_rows, raw
 
-__all__ = ["FORMAT_VERSION", "Contents", "Loaded", "Unfinished", "load_readings", "save_readings"]
+__all__ = ["FORMAT_VERSION", "READINGS", "Contents", "Loaded", "Unfinished", "load_readings", "save_readings"]
+
+READINGS = ".readings"
+"""How the name of a file of readings ends."""
 
 FORMAT_VERSION = 1
 VALUES = "values."

@@ -1,22 +1,19 @@
 """The command line as a user meets it: commands in turn on a folder of small scenes, through the script's own entry."""
 
-import contextlib
 import csv
 import io
 import json
 import shutil
 import subprocess
 import sys
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import inlier
 from PIL import Image
 
 from inlier.backbones.street import street_espnet
-from inlier.cli import main
 from inlier.datasets.folder import ImageFolder
 from inlier.datasets.scenes.scene import draw
 from inlier.datasets.scenes.worlds import TRAINING_WORLDS, WORLDS
@@ -25,41 +22,6 @@ from inlier.monitor import Monitor
 SIZE = (48, 96)
 PER_WORLD = 10
 DAAIN = "daain(distance=32, blocks=1)"
-
-
-@dataclass
-class Ran:
-    """What a command left: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-    @property
-    def rows(self):
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-def inlier(*arguments):
-    """Run a command in this process, through the entry that the script has."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        warnings.simplefilter("default")
-        patch.setattr(sys, "argv", ["inlier", *map(str, arguments)])
-        try:
-            main.run()
-        except SystemExit as ended:
-            code = ended.code or 0
-    return Ran(code, out.getvalue(), err.getvalue())
 
 
 def done(*arguments):

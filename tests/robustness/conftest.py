@@ -1,18 +1,14 @@
 """The command line in this process, and a small world to run it in."""
 
-import contextlib
-import io
 import shutil
-import sys
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
 import pytest
+from command_line import Ran
 from PIL import Image
 
-from inlier.cli import main
 from inlier.datasets.scenes.scene import draw
 from inlier.datasets.scenes.worlds import TRAINING_WORLDS, WORLDS
 
@@ -20,36 +16,10 @@ SIZE = (48, 96)
 PER_WORLD = 6
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What a command left: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(scope="session")
 def inlier() -> Callable[..., Ran]:
-    """Run a command through the entry that the script has."""
-
-    def run(*arguments: object) -> Ran:
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            warnings.simplefilter("default")
-            patch.setattr(sys, "argv", ["inlier", *map(str, arguments)])
-            try:
-                main.run()
-            except SystemExit as ended:
-                code = ended.code or 0
-        return Ran(code, out.getvalue(), err.getvalue())
-
-    return run
+    """Run a command in this process."""
+    return command_line.inlier
 
 
 @pytest.fixture(scope="session")

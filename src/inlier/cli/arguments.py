@@ -123,8 +123,8 @@ class ImageArguments:
 
     def saved(self) -> Readings | None:
         """The readings, if these are no images but what `inlier read` made of them."""
-        from inlier.evaluation.sweep import READINGS
         from inlier.observation import Readings
+        from inlier.readings_file import READINGS
 
         if not self.images.endswith(READINGS):
             return None

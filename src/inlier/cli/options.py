@@ -9,7 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from inlier.calibration import Rule
-    from inlier.monitor import Blocks, Fusion
+    from inlier.cross_fitting import Blocks
+    from inlier.monitor import Fusion
 
 __all__ = [
     "BackboneOption", "BatchSizeOption", "BlocksOption", "ConfidenceOption", "FoldsOption", "GroupByOption",

@@ -42,8 +42,8 @@ def read(
 
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say, say_skipped
-    from inlier.evaluation.sweep import READINGS
     from inlier.monitor import Monitor
+    from inlier.readings_file import READINGS
     from inlier.sampling import SamplingKey
 
     if out.suffix != READINGS:

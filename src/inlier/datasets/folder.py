@@ -43,14 +43,10 @@ class ImageFolder(Dataset):
         self,
         path: str | Path,
         *,
-        group_by: str | None = None,
-        groups: str | Path | None = None,
-        split: str | Path | None = None,
-        size: tuple[int, int] | None = None,
-        channels: int = 3,
         labels: Labels | None = None,
         pattern: str = "*",
         grouping: Callable[[str], str] = recording,
+        **choice: Unpack[Choice],
     ) -> None:
         self.path = existing_folder(Path(path))
         names = sorted(image_files(self.path, pattern), key=natural)
@@ -61,17 +57,8 @@ class ImageFolder(Dataset):
             )
         self.labels = labels
         self._files = tuple(names)
-        super().__init__(
-            names,
-            str(self.path),
-            grouping=grouping,
-            group_by=group_by,
-            groups=groups,
-            split=split,
-            size=size,
-            channels=channels,
-            classes=() if labels is None else labels.classes,
-        )
+        classes = () if labels is None else labels.classes
+        super().__init__(names, str(self.path), grouping=grouping, classes=classes, **choice)
 
     def picture(self, place: int) -> Picture:
         """What the file holds."""

@@ -150,29 +150,15 @@ class NpzImages(Dataset):
         self,
         path: str | Path,
         *,
-        group_by: str | None = None,
-        groups: str | Path | None = None,
-        split: str | Path | None = None,
-        size: tuple[int, int] | None = None,
-        channels: int = 3,
         labelled: bool = True,
+        **choice: Unpack[Choice],
     ) -> None:
         arrays = Arrays(Path(path))
-        prefix, split = part_of(arrays, split)
+        prefix, choice["split"] = part_of(arrays, choice.get("split"))
         self._stored = stored_jpegs(arrays, prefix) if f"{prefix}jpeg" in arrays else stored_arrays(arrays, prefix)
         count = len(self._stored)
         self._labels, classes = arrays.labels(prefix, count) if labelled else (None, ())
-        super().__init__(
-            arrays.image_names(prefix, count),
-            str(path),
-            grouping=one_group,
-            group_by=group_by,
-            groups=groups,
-            split=split,
-            size=size,
-            channels=channels,
-            classes=classes,
-        )
+        super().__init__(arrays.image_names(prefix, count), str(path), grouping=one_group, classes=classes, **choice)
 
     def picture(self, place: int) -> Picture:
         """What the arrays hold."""

@@ -49,12 +49,8 @@ class SheetImages(Dataset):
         path: str | Path,
         *,
         tile: tuple[int, int] | None = None,
-        group_by: str | None = None,
-        groups: str | Path | None = None,
-        split: str | Path | None = None,
-        size: tuple[int, int] | None = None,
-        channels: int = 3,
         labelled: bool = True,
+        **choice: Unpack[Choice],
     ) -> None:
         path = existing_file(Path(path), "an image of many tiles")
         arrays, prefix = beside(path)
@@ -82,17 +78,7 @@ class SheetImages(Dataset):
             names = arrays.image_names(prefix, count)
             if labelled:
                 self._labels, classes = arrays.labels(prefix, count)
-        super().__init__(
-            names,
-            str(path),
-            grouping=one_group,
-            group_by=group_by,
-            groups=groups,
-            split=split,
-            size=size,
-            channels=channels,
-            classes=classes,
-        )
+        super().__init__(names, str(path), grouping=one_group, classes=classes, **choice)
 
     def picture(self, place: int) -> Picture:
         """One tile."""

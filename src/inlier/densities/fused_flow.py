@@ -46,7 +46,26 @@ class RunTimeFlow(nn.Module, ABC):
             self.register_buffer(name, constant.clone(), persistent=False)
 
 
-class FusedFlow(RunTimeFlow):
+class OfVectors(RunTimeFlow):
+    """A flow whose log-determinant is a constant and the log scales of its couplings; with GIN, the constant alone."""
+
+    keeps_volume: bool
+    log_det: Tensor
+
+    def forward(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
+        """z and log |det dz/dx|."""
+        if self.keeps_volume:
+            return self.latent(x), self.log_det.expand(len(x))
+        log_scales: list[Tensor] = []
+        z = self.latent(x, log_scales)
+        return z, self.log_det + torch.stack(log_scales).sum((0, 2))
+
+    @abstractmethod
+    def latent(self, x: Float[Tensor, "n d"], log_scales: list[Tensor] | None = None) -> Float[Tensor, "n d"]:
+        """z alone; the log scales of each coupling are put into `log_scales`."""
+
+
+class FusedFlow(OfVectors):
     """Blocks that mix by their permutations alone, in half the time.
 
     An affine map of single dimensions can be moved ahead of a coupling: what the coupling's network reads and what it
@@ -97,14 +116,6 @@ class FusedFlow(RunTimeFlow):
         names = ("enter", "enter_bias", "leave", "leave_bias", "index", "scale", "offset", "log_det")
         self._keep(like, **dict(zip(names, [*constants, scale, offset, log_det], strict=True)))
 
-    def forward(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
-        """z and log |det dz/dx|."""
-        if self.keeps_volume:
-            return self.latent(x), self.log_det.expand(len(x))
-        log_scales: list[Tensor] = []
-        z = self.latent(x, log_scales)
-        return z, self.log_det + torch.stack(log_scales).sum((0, 2))
-
     def latent(self, x: Float[Tensor, "n d"], log_scales: list[Tensor] | None = None) -> Float[Tensor, "n d"]:
         """z alone; the log scales of each block, whose sum is its log-determinant, are put into `log_scales`."""
         x = torch.addcmul(self.offset, x, self.scale)
@@ -134,7 +145,7 @@ class FusedFlow(RunTimeFlow):
         return here[0]
 
 
-class FusedMixing(RunTimeFlow):
+class FusedMixing(OfVectors):
     """Blocks that mix by a learnt map: each is one matrix or a few directions, with the next ActNorm folded in."""
 
     scale: Tensor
@@ -152,14 +163,6 @@ class FusedMixing(RunTimeFlow):
             if isinstance(block.mixing, Triangular):
                 log_det = log_det + block.mixing.factors.diagonal().double().sum()
         self._keep(first.offset, scale=first.log_scale.exp(), offset=first.offset, log_det=log_det)
-
-    def forward(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
-        """z and log |det dz/dx|."""
-        if self.keeps_volume:
-            return self.latent(x), self.log_det.expand(len(x))
-        log_scales: list[Tensor] = []
-        z = self.latent(x, log_scales)
-        return z, self.log_det + torch.stack(log_scales).sum((0, 2))
 
     def latent(self, x: Float[Tensor, "n d"], log_scales: list[Tensor] | None = None) -> Float[Tensor, "n d"]:
         """z alone; the log scales of each coupling are put into `log_scales`."""

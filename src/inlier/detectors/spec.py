@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inlier.anatomy import Anatomy
+from inlier.config import call_text
 from inlier.detectors.base import Detector
 from inlier.detectors.table import DETECTORS
 from inlier.registry import nearest
@@ -30,6 +31,10 @@ class DetectorSpec:
                 options = [name for name in known if name != "anatomy"]
                 told = nearest(setting, options) if options else "It has none."
                 raise ValueError(f"Detector '{self.name}' has no setting '{setting}'. {told}")
+
+    def __str__(self) -> str:
+        """The one text for detectors of equal settings, however these were given."""
+        return call_text(DETECTORS[self.name], self.name, self.settings)
 
     @classmethod
     def parse(cls, text: str) -> DetectorSpec:

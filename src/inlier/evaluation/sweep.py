@@ -31,16 +31,14 @@ from inlier.errors import Mismatch
 from inlier.evaluation.metrics import aupr, auroc, fpr_at_tpr, rate_interval
 from inlier.files import write_bytes
 from inlier.images import ImageSource
-from inlier.monitor import Fusion, Monitor, spec_text
+from inlier.monitor import Fusion, Monitor
 from inlier.observation import Readings
 from inlier.origin import AbsentBackbone
+from inlier.readings_file import READINGS
 from inlier.sampling import SamplingKey
 from inlier.types import Progress, Scores
 
-__all__ = ["READINGS", "Sweep", "run_sweep", "table"]
-
-READINGS = ".readings"
-"""How the name of a file of readings ends."""
+__all__ = ["Sweep", "run_sweep", "table"]
 
 Source: TypeAlias = str | Mapping[str, Any]
 """A file of readings (`name.readings`), what `open_images` takes, or a table of its keyword arguments. In the text,
@@ -187,7 +185,7 @@ class Run:
         jobs = [(specs, seed) for specs in self.sweep.monitors for seed in self.sweep.seeds]
         rows = []
         for number, (specs, seed) in enumerate(jobs):
-            detector = " + ".join(map(spec_text, specs))
+            detector = " + ".join(map(str, specs))
             wanted = [Cell(detector, seed, rule, name) for rule in cells[0] for name in cells[1]]
             if any(self.row(cell) is None for cell in wanted):
                 for cell, row in self.worked_out(specs, wanted):
@@ -247,7 +245,7 @@ class Run:
             assert isinstance(source, str)
             return self.load(source.replace("{seed}", str(seed)))
         group, has_key = self.read_together(specs)
-        told = [source, [spec_text(spec) for spec in group], seed if has_key else None]
+        told = [source, [str(spec) for spec in group], seed if has_key else None]
         store = self.out / "readings" / f"{digest(told)[:20]}{READINGS}"
         if not store.is_file():
             assert self._backbone is not None
