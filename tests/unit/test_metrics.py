@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from inlier.evaluation.metrics import ConfusionMatrix, aupr, auroc, changed_share, fpr_at_tpr, rate_interval
+from inlier.calibration import Calibration
+from inlier.evaluation.metrics import (
+    ConfusionMatrix,
+    aupr,
+    auroc,
+    changed_iou,
+    changed_share,
+    fpr_at_tpr,
+    image_iou,
+    precision_recall_curve,
+    rate_interval,
+    rates_at,
+    roc_curve,
+)
 
 
 def test_auroc_is_the_share_of_pairs_in_order_with_ties_one_half():
@@ -43,6 +56,50 @@ def test_score_metrics_take_tensors_arrays_and_lists():
         value = metric(clean, anomalous)
         assert type(value) is float
         assert value == metric([1.0, 2.0], [2.0, 3.0])
+
+
+def test_a_score_at_the_threshold_is_not_flagged():
+    assert rates_at(2.0, [1.0, 2.0, 3.0, 4.0], [2.0, 2.1]) == (0.5, 0.5)
+    assert rates_at(-math.inf, [1.0], [2.0]) == (1, 1)
+    assert rates_at(math.inf, [1.0], [math.inf]) == (0, 0)
+    with pytest.raises(ValueError, match="threshold is nan"):
+        rates_at(math.nan, [1.0], [1.0])
+
+
+def test_rates_at_the_threshold_of_a_calibration_are_those_of_its_flags():
+    clean, anomalous = (
+        torch.randn(99, generator=torch.Generator().manual_seed(seed)).round(decimals=1) for seed in (0, 1)
+    )
+    calibration = Calibration().fit(clean)
+    rates = rates_at(calibration.threshold(0.1), clean, anomalous)
+    assert rates.fpr == calibration.flagged(clean, 0.1).double().mean()
+    assert rates.tpr == calibration.flagged(anomalous, 0.1).double().mean() > 0
+
+
+def test_points_of_a_roc_curve_by_hand():
+    fpr, tpr, thresholds = roc_curve([0.0, 1.0], [1.0, 2.0])
+    assert thresholds.tolist() == [2, 1, 0, -math.inf]
+    assert tpr.tolist() == [0, 0.5, 1, 1]
+    assert fpr.tolist() == [0, 0, 0.5, 1]
+    assert [points.tolist() for points in roc_curve([3.0] * 4, [3.0])] == [[0, 1], [0, 1], [3, -math.inf]]
+
+
+def test_points_of_a_precision_recall_curve_by_hand():
+    precision, recall, thresholds = precision_recall_curve([0.0, 1.0], [1.0, 2.0])
+    assert thresholds.tolist() == [2, 1, 0]
+    assert recall.tolist() == [0.5, 1, 1]
+    assert precision.tolist() == [1, pytest.approx(2 / 3), 0.5]
+    precision, recall, thresholds = precision_recall_curve([0.0, 1.0], [1.0, 2.0], positive="clean")
+    assert thresholds.tolist() == [0, 1, 2]  # found is what scores at most as high
+    assert recall.tolist() == [0.5, 1, 1]
+    assert precision.tolist() == [1, pytest.approx(2 / 3), 0.5]
+
+
+@pytest.mark.parametrize("metric", [auroc, aupr, fpr_at_tpr, roc_curve, precision_recall_curve])
+def test_a_side_that_is_empty_or_has_nan_is_refused(metric):
+    for sides in (([], [1.0]), ([1.0], []), ([math.nan], [1.0]), ([1.0], [math.nan])):
+        with pytest.raises(ValueError, match=r"scores of shape \(n,\)|scores are nan"):
+            metric(*sides)
 
 
 @pytest.mark.parametrize("metric", [auroc, aupr, fpr_at_tpr])
@@ -151,3 +208,40 @@ def test_changed_share_looks_at_valid_pixels_only():
     assert changed_share(torch.tensor([1, 2]), torch.tensor([1, 3])).tolist() == [0, 1]
     with pytest.raises(ValueError, match="must have one shape"):
         changed_share(a, b, valid[:1])
+
+
+def test_changed_iou_is_one_minus_the_mean_over_the_classes_that_are_there():
+    a = torch.tensor([[[0, 0], [0, 1]], [[2, 2], [2, 2]], [[0, 1], [2, 2]]])
+    b = torch.tensor([[[0, 0], [0, 0]], [[2, 2], [2, 2]], [[1, 0], [2, 2]]])
+    iou = image_iou(a, b, classes=4)
+    assert iou[0, :2].tolist() == [3 / 4, 0]
+    assert iou[0, 2:].isnan().all()  # not there, and so not counted
+    assert changed_iou(a, b, classes=4).tolist() == pytest.approx([1 - 3 / 8, 0, 2 / 3])
+    assert changed_share(a, b).tolist() == [1 / 4, 0, 1 / 2]  # a small object that vanishes weighs more in the IoU
+    assert changed_iou(torch.tensor([1, 2]), torch.tensor([1, 3]), classes=4).tolist() == [0, 1]  # of classes of images
+
+
+def test_changed_iou_looks_at_valid_pixels_only():
+    a, b = torch.tensor([[[0, 255], [1, 1]]] * 2), torch.tensor([[[0, 1], [1, 0]]] * 2)
+    valid = torch.tensor([[[True, False], [True, False]], [[False, False], [False, False]]])
+    first, second = changed_iou(a, b, 2, valid).tolist()
+    assert first == 0
+    assert math.isnan(second)
+
+
+def test_image_iou_of_a_batch_is_that_of_its_images_and_sums_up_to_the_confusion_matrix():
+    predicted, labels = torch.randint(5, (2, 6, 7, 9), generator=torch.Generator().manual_seed(0))
+    whole = image_iou(predicted, labels, 5)
+    assert torch.equal(whole, torch.cat([image_iou(predicted[i : i + 1], labels[i : i + 1], 5) for i in range(6)]))
+    matrix = ConfusionMatrix(5)
+    matrix.update(predicted[2:3], labels[2:3])
+    assert torch.equal(whole[2], matrix.iou())
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_predictions_that_are_no_class_or_of_other_shapes_are_refused():
+    a, b = torch.tensor([[[0, 255]]]), torch.tensor([[[0, 1]]])
+    with pytest.raises(ValueError, match="Classes run from 0 to 255; expected 0 to 1"):
+        image_iou(a, b, 2)
+    with pytest.raises(ValueError, match="must have one shape"):
+        changed_iou(a, b[:, :, :1], 2)

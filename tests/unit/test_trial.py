@@ -17,7 +17,6 @@ from inlier.evaluation.trial import (
     Trial,
     clean_rows,
     evasive,
-    milliseconds,
     take,
     try_out,
     unnoticed,
@@ -194,12 +193,6 @@ def test_who_knows_the_monitor_damages_without_an_alarm_and_within_eps(panel, mo
     assert quiet.any()
     assert not (panel.flagged(trial.after)[MONITOR] & quiet).any()
     assert (trial.damage[quiet] > 0).all()
-
-
-def test_milliseconds_is_a_median_of_calls_after_the_first():
-    calls = []
-    assert milliseconds(lambda: calls.append(0), repeats=5) < 50
-    assert len(calls) == 6
 
 
 def test_results_are_json_and_pool_the_groups_known_and_unseen(panel):

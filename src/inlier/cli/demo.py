@@ -68,8 +68,9 @@ def run_demo(seed: int, progress: Progress) -> Results:
     from inlier.backbones.street import street_espnet
     from inlier.datasets.scenes.scene import draw_many
     from inlier.datasets.scenes.worlds import TRAINING_WORLDS, UNSEEN_WORLDS, WORLDS
+    from inlier.evaluation.cost import milliseconds
     from inlier.evaluation.results import Results
-    from inlier.evaluation.trial import Panel, clean_rows, milliseconds, take, try_out
+    from inlier.evaluation.trial import Panel, clean_rows, take, try_out
     from inlier.images import TensorImages
     from inlier.monitor import Monitor
 

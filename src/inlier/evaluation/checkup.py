@@ -25,8 +25,8 @@ from inlier.cross_fitting import correlation_length
 from inlier.datasets.labels import translation
 from inlier.detectors.mahalanobis import mahalanobis
 from inlier.errors import InlierError
+from inlier.evaluation.cost import milliseconds
 from inlier.evaluation.metrics import ConfusionMatrix
-from inlier.evaluation.trial import milliseconds
 from inlier.images import ImageSource, TensorImages, check_images
 from inlier.observation import Readings
 from inlier.probe import Probe

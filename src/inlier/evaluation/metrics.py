@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,11 @@ from torch import Tensor
 
 from inlier.types import LabelMaps
 
-__all__ = ["ConfusionMatrix", "Positive", "aupr", "auroc", "changed_share", "fpr_at_tpr", "rate_interval"]
+__all__ = [
+    "ConfusionMatrix", "Positive", "PrecisionRecall", "Rates", "Roc", "Values", "aupr", "auroc", "changed_iou",
+    "changed_share", "fpr_at_tpr", "image_iou", "precision_recall_curve", "rate_interval", "rates_at", "roc_curve",
+    "scores_of",
+]  # fmt: skip
 
 Values: TypeAlias = Tensor | NDArray[np.floating] | Sequence[float]
 Positive: TypeAlias = Literal["anomalous", "clean"]
@@ -64,6 +68,87 @@ def fpr_at_tpr(clean: Values, anomalous: Values, tpr: float = 0.95, positive: Po
         needed -= 1
     threshold = np.sort(positives)[count - needed]
     return float((negatives >= threshold).mean())
+
+
+class Rates(NamedTuple):
+    """What a threshold that was set beforehand does, as shares in [0, 1].
+
+    Args:
+        tpr: of the anomalous images, those flagged.
+        fpr: of the clean images, those flagged.
+    """
+
+    tpr: float
+    fpr: float
+
+
+def rates_at(threshold: float, clean: Values, anomalous: Values) -> Rates:
+    """The true and the false positive rate of a fixed threshold: flagged is what scores *above* it.
+
+    That is how `Calibration.threshold` is meant: it is the largest score that is not flagged.
+
+    Raises:
+        ValueError: also if the threshold is nan.
+
+    >>> rates_at(2.0, clean=[1.0, 2.0, 2.5, 0.0], anomalous=[2.0, 3.0])
+    Rates(tpr=0.5, fpr=0.25)
+    """
+    if math.isnan(threshold):
+        raise ValueError("The threshold is nan: nothing lies above it. Give the threshold of a calibration.")
+    negatives, positives = scores_of(clean, "clean"), scores_of(anomalous, "anomalous")
+    return Rates(float((positives > threshold).mean()), float((negatives > threshold).mean()))
+
+
+class Roc(NamedTuple):
+    """The points of a receiver operating characteristic, from (0, 0) to (1, 1).
+
+    Args:
+        fpr, tpr: what `rates_at` gives for each threshold.
+        thresholds: falling; images above one are flagged. The last, minus infinity, flags everything.
+    """
+
+    fpr: Float64[Tensor, " points"]
+    tpr: Float64[Tensor, " points"]
+    thresholds: Float64[Tensor, " points"]
+
+
+def roc_curve(clean: Values, anomalous: Values) -> Roc:
+    """Every pair of rates that some threshold reaches; tied scores are one step, and slanted where both kinds tie.
+
+    The straight lines between the points enclose `auroc`.
+    """
+    negatives, positives = scores_of(clean, "clean"), scores_of(anomalous, "anomalous")
+    levels = np.unique(np.r_[negatives, positives])[::-1]
+    # Differs from scikit-learn, which flags from a threshold on, and so has the same points one threshold further up.
+    fpr, tpr = (
+        np.r_[(len(side) - np.searchsorted(np.sort(side), levels, "right")) / len(side), 1.0]
+        for side in (negatives, positives)
+    )
+    return Roc(tensor_of(fpr), tensor_of(tpr), tensor_of(np.r_[levels, -np.inf]))
+
+
+class PrecisionRecall(NamedTuple):
+    """The points of a precision-recall curve, recall rising to 1.
+
+    Args:
+        precision: the share of what is found that is positive.
+        recall: the share of the positives that is found.
+        thresholds: of each point; found is what scores at least as high, or at most, if clean images are to be found.
+    """
+
+    precision: Float64[Tensor, " points"]
+    recall: Float64[Tensor, " points"]
+    thresholds: Float64[Tensor, " points"]
+
+
+def precision_recall_curve(clean: Values, anomalous: Values, positive: Positive = "anomalous") -> PrecisionRecall:
+    """A point for every score that occurs; the area under the steps that lead up to the points is `aupr`."""
+    # Differs from scikit-learn, which adds precision 1 at recall 0, where nothing is found and precision is undefined.
+    negatives, positives = sides(clean, anomalous, positive)
+    levels = np.unique(np.r_[negatives, positives])[::-1]
+    true, false = (len(side) - np.searchsorted(np.sort(side), levels, "left") for side in (positives, negatives))
+    thresholds = levels if positive == "anomalous" else -levels
+    return PrecisionRecall(tensor_of(true / (true + false)), tensor_of(true / len(positives)), tensor_of(thresholds))
 
 
 def rate_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -143,17 +228,80 @@ def changed_share(
 ) -> Float64[Tensor, " n"]:
     """The share of each image's valid pixels whose predicted class differs; nan for an image without valid pixels.
 
+    Its mean over images is AAcc, the attack accuracy per pixel, of DAAIN (von Baußnern et al. 2021, Table 1), between
+    the predictions for the original and for the changed images.
+
     Raises:
         ValueError: the shapes differ.
     """
+    masks = valid_pixels(prediction_a, prediction_b, valid)
+    changed = ((prediction_a != prediction_b) & masks).view(len(masks), -1)
+    return changed.sum(1).double() / masks.view(len(masks), -1).sum(1)
+
+
+def image_iou(
+    prediction_a: LabelMaps, prediction_b: LabelMaps, classes: int, valid: Bool[Tensor, "n *hw"] | None = None
+) -> Float64[Tensor, "n classes"]:
+    """Intersection over union of each class in each image; nan for a class that neither map has there.
+
+    Either map may be labels; then `valid` leaves the void ones out.
+
+    Raises:
+        ValueError: the shapes differ, or a valid pixel's class lies outside 0 ... classes - 1.
+    """
+    masks = valid_pixels(prediction_a, prediction_b, valid)
+    hits, one, other = (
+        class_counts(maps, where, classes)
+        for maps, where in (
+            (prediction_a, masks & (prediction_a == prediction_b)),
+            (prediction_a, masks),
+            (prediction_b, masks),
+        )
+    )
+    return hits / (one + other - hits)  # 0 / 0 is nan
+
+
+def class_counts(maps: LabelMaps, where: Bool[Tensor, "n *hw"], classes: int) -> Float64[Tensor, "n classes"]:
+    """How many of the pixels in the mask each image has of each class."""
+    chosen = maps[where]
+    if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < classes:
+        raise ValueError(
+            f"Classes run from {int(chosen.min())} to {int(chosen.max())}; expected 0 to {classes - 1}. "
+            "Leave void labels out with valid=."
+        )
+    n = len(maps)
+    offsets = classes * torch.arange(n, device=maps.device).view(n, *[1] * (maps.ndim - 1))
+    return (maps.long() + offsets)[where].bincount(minlength=n * classes).view(n, classes).double()
+
+
+def changed_iou(
+    prediction_a: LabelMaps, prediction_b: LabelMaps, classes: int, valid: Bool[Tensor, "n *hw"] | None = None
+) -> Float64[Tensor, " n"]:
+    """One minus the mean intersection over union of two predictions for each image: 0 where they agree, at most 1.
+
+    The mean is over the classes that either prediction has among the image's valid pixels, so that a small object that
+    vanishes weighs as much as a large one. An image without valid pixels has nan. The mean over images is AIoU of DAAIN
+    (von Baußnern et al. 2021, Table 1).
+
+    Raises:
+        ValueError: as `image_iou`.
+    """
+    # The paper does not define AIoU: "average intersection-over-union between the original output and perturbed
+    # output". There it grows with the damage (VerticalFlip, which changes most pixels, has the most), hence one minus
+    # the IoU. That the mean is taken image by image, and over the classes present, is our reading: classes that
+    # neither prediction has say nothing, and counted as 0 they would give an unchanged image a damage above 0.
+    return 1 - image_iou(prediction_a, prediction_b, classes, valid).nanmean(1)
+
+
+def valid_pixels(prediction_a: LabelMaps, prediction_b: LabelMaps, valid: Tensor | None) -> Bool[Tensor, "n *hw"]:
+    """The mask, all of the pixels where none is given; the shapes agree."""
     masks = torch.ones_like(prediction_a, dtype=torch.bool) if valid is None else valid
     if not prediction_a.shape == prediction_b.shape == masks.shape:
         raise ValueError(
             f"Predictions {tuple(prediction_a.shape)} and {tuple(prediction_b.shape)} and the mask of valid pixels "
             f"{tuple(masks.shape)} must have one shape."
         )
-    changed = ((prediction_a != prediction_b) & masks).view(len(masks), -1)
-    return changed.sum(1).double() / masks.view(len(masks), -1).sum(1)
+    return masks
 
 
 def sides(clean: Values, anomalous: Values, positive: Positive) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -164,7 +312,16 @@ def sides(clean: Values, anomalous: Values, positive: Positive) -> tuple[NDArray
     return (low, high) if positive == "anomalous" else (-high, -low)
 
 
+def tensor_of(values: NDArray[np.float64]) -> Float64[Tensor, " points"]:
+    return torch.from_numpy(np.array(values, dtype=np.float64, order="C"))  # a copy: reversed ones have no tensor
+
+
 def scores_of(values: Values, name: str) -> NDArray[np.float64]:
+    """Scores as float64, of which none is missing.
+
+    Raises:
+        ValueError: they are not of shape (n,) with n >= 1, or some are nan.
+    """
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
     array = np.asarray(values, dtype=np.float64)

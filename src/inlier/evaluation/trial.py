@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 
 import torch
 from jaxtyping import Bool
@@ -38,7 +37,7 @@ from inlier.observation import Observation
 from inlier.perturbations.base import to_8_bit
 from inlier.types import Images, LabelMaps, Progress, Scores
 
-__all__ = ["Change", "Panel", "Seen", "Trial", "clean_rows", "evasive", "milliseconds", "take", "try_out"]
+__all__ = ["Change", "Panel", "Seen", "Trial", "clean_rows", "evasive", "take", "try_out"]
 
 BATCH = 8
 
@@ -261,14 +260,3 @@ def calibrated_rate(monitor: Monitor) -> float:
     if monitor.false_alarm_rate is None:
         raise NotFitted("The monitor is not calibrated: call fit(clean images), then calibrate()")
     return monitor.false_alarm_rate
-
-
-def milliseconds(call: Callable[[], object], repeats: int = 15) -> float:
-    """The median time of a call, after one that does not count."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = perf_counter()
-        call()
-        times.append(1000 * (perf_counter() - start))
-    return sorted(times)[repeats // 2]
