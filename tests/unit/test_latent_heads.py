@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from inlier.detectors.latent_heads import HBOS, Euclidean, HarmonicMean, LatentMahalanobis, Logistic
+from inlier.detectors.latent_heads import HBOS, ClippedHBOS, Euclidean, HarmonicMean, LatentMahalanobis, Logistic
 from inlier.errors import NotFitted
 
 HEADS = {
@@ -11,6 +11,7 @@ HEADS = {
     "harmonic": HarmonicMean,
     "mahalanobis": lambda: LatentMahalanobis(12),
     "hbos": lambda: HBOS(12, bins=20),
+    "hbos_clipped": lambda: ClippedHBOS(12, bins=20),
     "logistic": lambda: Logistic(12),
 }
 
@@ -160,3 +161,17 @@ def test_logistic_head_says_what_is_wrong_with_its_rows(clean, odd, message, unc
 def test_logistic_head_refuses_a_penalty_that_bounds_nothing():
     with pytest.raises(ValueError, match="penalty must be above 0, not 0"):
         Logistic(12, penalty=0)
+
+
+def test_clipped_hbos_is_hbos_on_clean_rows_and_ties_beyond_the_worst_of_them():
+    clean, far = latents(200), 10 * latents(3, seed=1)
+    plain, clipped = HBOS(12).fit(clean), ClippedHBOS(12).fit(clean)
+    low, high = plain(clean).min(), plain(clean).max()
+    assert torch.allclose(clipped(clean), (plain(clean) - low) / (high - low))
+    assert (plain(far) > high).all()
+    assert clipped(far).tolist() == [1, 1, 1]
+
+
+def test_clipped_hbos_refuses_rows_that_all_score_the_same():
+    with pytest.raises(ValueError, match="All 4 clean rows score the same"):
+        ClippedHBOS(2).fit(torch.tensor([[1.0, 2.0]]).repeat(4, 1))

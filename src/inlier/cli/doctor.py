@@ -64,10 +64,12 @@ def next_command(backbone: BackboneArguments, images: ImageArguments, labels: Pa
     if plan is None:
         labelled = [] if labels is None else ["--labels", str(labels)]
         return shlex.join(["inlier", "doctor", *given(backbone), *given(images), *labelled])
+    from inlier.evaluation.checkup import FOLDS
+
     if plan.size is not None:
         images = dataclasses.replace(images, resize=f"{plan.size[0]}x{plan.size[1]}")
     words = ["--detector", plan.detector, "--false-alarm-rate", f"{plan.false_alarm_rate:g}"]
-    if plan.folds != 5:
+    if plan.folds != FOLDS:
         words += ["--folds", str(plan.folds)]
     if plan.blocks is not None:
         words += ["--blocks", str(plan.blocks)]

@@ -18,7 +18,14 @@ from inlier.densities.bijections.lattice import Lattice
 from inlier.densities.flow import Coupling, Flow, Mixing
 from inlier.densities.fused_flow import RunTimeFlow
 from inlier.detectors.base import Detector
-from inlier.detectors.latent_heads import HBOS, Euclidean, HarmonicMean, LatentMahalanobis, Logistic
+from inlier.detectors.latent_heads import (
+    HBOS,
+    ClippedHBOS,
+    Euclidean,
+    HarmonicMean,
+    LatentMahalanobis,
+    Logistic,
+)
 from inlier.errors import NotFitted
 from inlier.observation import Observation, Readings
 from inlier.readers import Reader, SampledActivations
@@ -29,7 +36,7 @@ __all__ = ["DAAIN", "Head", "daain"]
 
 LOG_TAU = math.log(2 * math.pi)
 
-Head = Literal["likelihood", "euclidean", "harmonic", "mahalanobis", "hbos", "logistic"]
+Head = Literal["likelihood", "euclidean", "harmonic", "mahalanobis", "hbos", "hbos_clipped", "logistic"]
 
 
 class Latents(Iterable[Tensor]):
@@ -56,7 +63,8 @@ class DAAIN(Detector):
         blocks, width, coupling, mixing, reflections: of the flow, see `Flow` (paper: 4, 8 or 16 blocks; 10 hidden
             units, 256 with `conv1x1`).
         head: what is scored: `hbos` (the paper's best), `euclidean`, `harmonic`, `mahalanobis` of the latent vector, or
-            `likelihood`, minus the flow's log-likelihood. `logistic` needs labelled anomalies in `fit`.
+            `likelihood`, minus the flow's log-likelihood. `hbos_clipped` is the reference implementation's, whose
+            scores tie beyond the worst clean image. `logistic` needs labelled anomalies in `fit`.
         bins: of the histograms of `hbos` (paper: 20, 30, 40 or 50).
         penalty: of `logistic`, see there.
         seed: of the flow's fixed permutations and first weights.
@@ -100,6 +108,8 @@ class DAAIN(Detector):
         self.head: nn.Module | None
         if head == "hbos":
             self.head = HBOS(reader.size, bins)
+        elif head == "hbos_clipped":
+            self.head = ClippedHBOS(reader.size, bins)
         elif head == "euclidean":
             self.head = Euclidean()
         elif head == "harmonic":
@@ -112,7 +122,8 @@ class DAAIN(Detector):
             self.head = None
         else:
             raise ValueError(
-                f"head must be likelihood, euclidean, harmonic, mahalanobis, hbos or logistic, not {head!r}"
+                "head must be likelihood, euclidean, harmonic, mahalanobis, hbos, hbos_clipped or logistic, "
+                f"not {head!r}"
             )
         self.learns_from_anomalies = head == "logistic"
 

@@ -25,7 +25,7 @@ from inlier.densities.histogram import Histogram
 from inlier.errors import NotFitted
 from inlier.types import Scores
 
-__all__ = ["HBOS", "Euclidean", "HarmonicMean", "LatentMahalanobis", "Logistic"]
+__all__ = ["HBOS", "ClippedHBOS", "Euclidean", "HarmonicMean", "LatentMahalanobis", "Logistic"]
 
 TINY = 1e-12
 Rows: TypeAlias = Tensor | Iterable[Tensor]
@@ -116,6 +116,38 @@ class HBOS(nn.Module):
     def forward(self, z: Float[Tensor, "n d"]) -> Scores:
         scores: Tensor = self.histogram(z)
         return scores
+
+
+class ClippedHBOS(HBOS):
+    """`HBOS` scaled to [0, 1] by its range on the clean rows and clipped there, as the reference implementation has it.
+
+    All that is worse than the worst clean row ties. It is kept to show what that costs; use `HBOS`.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, dim: int, bins: int = 30) -> None:
+        super().__init__(dim, bins)
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.ones(()))
+
+    def fit(self, z: Rows) -> Self:
+        """Learn the histograms, then the range of the score, from clean rows.
+
+        Raises:
+            ValueError: all clean rows score the same, so that there is no range.
+        """
+        super().fit(z)
+        scores = torch.cat([self.histogram(rows) for rows in ((z,) if isinstance(z, Tensor) else z)])
+        if scores.amin() == scores.amax():
+            raise ValueError(f"All {len(scores)} clean rows score the same, so that there is no range; use HBOS.")
+        self.low.copy_(scores.amin())
+        self.high.copy_(scores.amax())
+        return self
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Scores:
+        return ((super().forward(z) - self.low) / (self.high - self.low)).clamp(0, 1)
 
 
 class Logistic(nn.Module):
