@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from inlier.perturbations.base import Perturbation, to_8_bit
+from inlier.perturbations.clouds import plasma
 from inlier.perturbations.geometric import VerticalFlip
 from inlier.perturbations.noise import GaussianNoise, SignNoise
-from inlier.perturbations.weather import Fog, plasma
+from inlier.perturbations.weather import Fog
 
 ALL = [Fog, VerticalFlip, GaussianNoise, SignNoise]
 

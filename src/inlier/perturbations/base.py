@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from inlier.types import Images
 
-__all__ = ["SEVERITIES", "Perturbation", "to_8_bit"]
+__all__ = ["SEVERITIES", "Perturbation", "Pixelwise", "to_8_bit"]
 
 SEVERITIES = range(6)
+
+Pixelwise: TypeAlias = Shaped[Tensor, "n *chw"]
+"""Maps of n images, (n, h, w) or (n, c, h, w), of any type."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,41 @@ class Perturbation(ABC):
             ValueError: images are not (n, c, h, w) in [0, 1], or the perturbation is random and has no generator.
         """
         check_images(images)
-        if self.severity == 0:
+        if self.severity == 0 or not images.numel():
             return images
         return self.perturb(images, generator).clamp(0, 1)
+
+    def move(self, maps: Pixelwise, generator: torch.Generator | None = None) -> Pixelwise:
+        """Maps of the images, with every pixel where the perturbation puts it: those of the perturbed images.
+
+        What says something about each pixel of an image, as labels or a prediction do, must move with the image before
+        it is compared with the perturbed one. Most perturbations move nothing, and neither does severity 0.
+
+        Args:
+            maps: (n, h, w) or (n, c, h, w), of the images' height and width and of any type; (n,) and (n, c) say
+                nothing about pixels and stay as they are. Values are taken over, never mixed.
+            generator: in the state in which `__call__` was handed it, so that the same is drawn. Images may have come
+                in smaller batches since, by the same generator: what moves draws image by image.
+
+        Raises:
+            ValueError: the perturbation moves pixels at random and has no generator.
+
+        Example:
+            >>> from inlier.perturbations.geometric import Shift
+            >>> shift, generator = Shift(severity=5), torch.Generator().manual_seed(0)
+            >>> images, labels = torch.rand(1, 3, 8, 8), torch.arange(64).view(1, 8, 8)
+            >>> same = generator.clone_state()
+            >>> shifted, moved = shift(images, generator), shift.move(labels, same)
+            >>> torch.equal(shifted[0, :, 4, 4], images[0].flatten(1)[:, moved[0, 4, 4]])
+            True
+        """
+        if self.severity == 0 or maps.ndim < 3 or not maps.numel():
+            return maps
+        return self.displace(maps, generator)
+
+    def displace(self, maps: Pixelwise, generator: torch.Generator | None) -> Pixelwise:
+        """What `move` does at a severity of 1 to 5. To be overridden where pixels move, with the draw of `perturb`."""
+        return maps
 
     @abstractmethod
     def perturb(self, images: Images, generator: torch.Generator | None) -> Images:

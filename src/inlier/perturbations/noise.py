@@ -9,7 +9,7 @@ import torch
 from inlier.perturbations.base import Perturbation
 from inlier.types import Images
 
-__all__ = ["GaussianNoise", "SignNoise"]
+__all__ = ["GaussianNoise", "ImpulseNoise", "ShotNoise", "SignNoise"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,40 @@ class GaussianNoise(Perturbation):
 
 
 STANDARD_DEVIATIONS = {1: 0.08, 2: 0.12, 3: 0.18, 4: 0.26, 5: 0.38}
+
+
+@dataclass(frozen=True)
+class ShotNoise(Perturbation):
+    """Light comes in grains: a value x is a Poisson count of mean x * grains, over grains. It has no gradient.
+
+    Grains of ImageNet-C (Hendrycks & Dietterich, ICLR 2019, arXiv:1903.12261).
+    """
+
+    def perturb(self, images: Images, generator: torch.Generator | None) -> Images:
+        source, grains = self.randomness(generator), GRAINS[self.severity]
+        expected = grains * images.detach().to(source.device)
+        return (torch.poisson(expected, generator=source) / grains).to(images)
+
+
+GRAINS = {1: 60, 2: 25, 3: 12, 4: 5, 5: 3}
+
+
+@dataclass(frozen=True)
+class ImpulseNoise(Perturbation):
+    """Salt and pepper: some values become 0 or 1, each as likely, channel by channel.
+
+    Shares of ImageNet-C (Hendrycks & Dietterich, ICLR 2019, arXiv:1903.12261).
+    """
+
+    def perturb(self, images: Images, generator: torch.Generator | None) -> Images:
+        source = self.randomness(generator)
+        drawn = torch.rand(images.shape, generator=source, device=source.device).to(images.device)
+        share = SHARES[self.severity]
+        struck = (drawn < share / 2).to(images)  # of those below the share, the lower half becomes 1
+        return torch.where(drawn < share, struck, images)
+
+
+SHARES = {1: 0.03, 2: 0.06, 3: 0.09, 4: 0.17, 5: 0.27}
 
 
 @dataclass(frozen=True)
