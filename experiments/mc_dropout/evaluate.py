@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         networks["fine-tuned"] = espnet(options.finetuned)
     config = {name: getattr(options, name) for name in ("severity", "frames", "batch", "seed")}
     detector = MCDropout()
-    config |= {"rate": detector.look.rate, "passes": detector.passes, "dropout_seed": detector.seed}
+    config |= {"rate": detector.look.rate, "passes": detector.draws, "dropout_seed": detector.seed}
     results = {
         "config": config,
         "networks": {name: judged(name, network, options) for name, network in networks.items()},

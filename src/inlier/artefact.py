@@ -63,6 +63,7 @@ class Manifest(Strict):
     taps: dict[str, tuple[Count, Count, Count]]
     detectors: Annotated[list[DetectorEntry], pydantic.Field(min_length=1)]
     fusion: Literal["max", "sum"]
+    escalate: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
     seed: int | None
     """Of the fits; None where it also fixed a sampling key, which could be drawn from it again."""
     clean: str

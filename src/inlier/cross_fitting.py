@@ -21,7 +21,7 @@ __all__ = ["Blocks", "CleanScores", "correlation_length", "folds_of"]
 
 Blocks: TypeAlias = int | Literal["auto", "group"]
 """How clean images are kept together when folds are made: blocks of so many neighbours, as many as stay correlated
-(`auto`), or whole groups."""
+(`auto`, which becomes `group` where there are 3 groups and a detector that carries over), or whole groups."""
 
 FIRST_BLOCK = 10
 """Images a block while it is being found out how long correlation lasts."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +37,30 @@ from inlier.spool import MEMORY_LIMIT
 from inlier.types import Images, Progress, Scores
 from inlier.verdict import Verdict, Why
 
-__all__ = ["Fusion", "Monitor"]
+__all__ = ["DEFAULT", "ESCALATE", "Fusion", "Monitor", "Needs"]
 
 Fusion = Literal["max", "sum"]
+
+DEFAULT = ("mahalanobis(normalise='rms')", "profile", "profile(look='jpeg')")
+"""The detectors of a monitor that is given none: where things are, how strong the activations and how sure the
+prediction, and whether it stands a second look. They were chosen on clean images and stated pseudo-anomalies, see
+`docs/notes/0005-the-default.md`."""
+ESCALATE = 0.5
+"""Their share of images to look at twice."""
+
+
+class Needs(NamedTuple):
+    """What a monitor's readings are made of.
+
+    Args:
+        readers: by name.
+        measures: by name, what else is worked out of each observation; what has the same name is the same measure.
+        origin: of readings by these readers.
+    """
+
+    readers: Mapping[str, Reader]
+    measures: Mapping[str, Callable[[Observation], Tensor]]
+    origin: Origin
 
 
 class Monitor(nn.Module):
@@ -47,8 +68,12 @@ class Monitor(nn.Module):
 
     Args:
         backbone: watched, not changed.
-        detectors: names with or without settings (`"daain"`, `"daain(blocks=8)"`), detectors, or several of either.
+        detectors: names with or without settings (`"daain"`, `"daain(blocks=8)"`), detectors, or several of either. By
+            default `DEFAULT`, which looks twice at the half of the images that seem less ordinary, see `escalate`.
         fusion: how the surprisals of several detectors become one score: `max` (an alarm of any) or `sum`.
+        escalate: the share of clean images, from 0 to 1, on which detectors that need further passes are asked at all:
+            those that look the most anomalous in one pass. Where detectors are given, these are by default asked of
+            every image. Needs a detector of one pass, and fusion `max`.
         key: the sampling key, for detectors that sample; by default one is drawn when the first images come.
         seed: fixes that key and every fit. By default the key comes from the system's randomness and fits use 0.
 
@@ -66,27 +91,38 @@ class Monitor(nn.Module):
         True
     """
 
+    doubt: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
-        detectors: str | DetectorSpec | Detector | Sequence[str | DetectorSpec | Detector] = "mahalanobis",
+        detectors: str | DetectorSpec | Detector | Sequence[str | DetectorSpec | Detector] | None = None,
         *,
         fusion: Fusion = "max",
+        escalate: float | None = None,
         key: SamplingKey | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        if detectors is None:
+            detectors, escalate = DEFAULT, ESCALATE if escalate is None else escalate
         wanted = [detectors] if isinstance(detectors, str | DetectorSpec | Detector) else list(detectors)
         if not wanted or fusion not in ("max", "sum"):
             raise ValueError(f"A monitor needs detectors and fusion 'max' or 'sum'; got {wanted}, {fusion!r}")
+        if escalate is not None and (not 0 <= escalate <= 1 or fusion != "max"):
+            raise ValueError(
+                f"escalate is a share of clean images from 0 to 1, with fusion 'max'; got {escalate!r}, {fusion!r}"
+            )
         self.backbone = backbone
         self.specs = [DetectorSpec.parse(item) if isinstance(item, str) else item for item in wanted]
         self.fusion = fusion
+        self.escalate = escalate
         self.seed = seed or 0
         self.keys = KeyRing(key, seed)
         self.detectors = nn.ModuleDict()
         self.calibrations = nn.ModuleDict()
         self.calibration = Calibration()
+        self.register_buffer("doubt", torch.tensor(-torch.inf, dtype=torch.float64), persistent=False)
         self.false_alarm_rate: float | None = None
         self.anatomy: Anatomy | None = None
         self.clean: CleanScores | None = None
@@ -115,6 +151,11 @@ class Monitor(nn.Module):
             name = detector.name if number == 0 else f"{detector.name}-{number + 1}"
             made[name] = detector
             recorded_as[name] = SCORE + (name if isinstance(item, Detector) else str(item))
+        if self.escalate is not None and len({detector.passes > 1 for detector in made.values()}) < 2:
+            raise Mismatch(
+                "escalate is for monitors of detectors that need one pass and of some that need more; this one has "
+                + ", ".join(f"{name} ({detector.passes})" for name, detector in made.items())
+            )
         self._required = united(reader for detector in made.values() for reader in detector.requires)
         absent = isinstance(self.backbone, AbsentBackbone)
         self._probe = None if absent else Probe(self.backbone, self._readers())
@@ -163,7 +204,7 @@ class Monitor(nn.Module):
         if not self.detectors:
             self.build_for(source)
         assert self.anatomy is not None
-        also = self._unlearnt()
+        also = self._measures()
         if logits:
             also["logits"] = lambda observation: observation.output
         return self.probe.read(
@@ -175,6 +216,17 @@ class Monitor(nn.Module):
             store=store,
             memory_limit=memory_limit,
         )
+
+    @property
+    def needs(self) -> Needs:
+        """What is read of images for this monitor, so that images can be read for several monitors at once.
+
+        Raises:
+            NotFitted: there are no detectors yet; `build` makes them.
+        """
+        if self.anatomy is None:
+            raise NotFitted("The monitor has no detectors yet: call build(size of the images), or fit(clean images)")
+        return Needs(dict(self._required), self._measures(), Origin.of(self.backbone, self.anatomy, self._readers()))
 
     def fit(
         self,
@@ -269,10 +321,11 @@ class Monitor(nn.Module):
         else:
             raise NotFitted("The monitor has no clean scores: call fit(clean images), or give held_out images")
         calibrations = {name: Calibration(rule, confidence).fit(scores) for name, scores in clean.scores.items()}
-        calibration = Calibration(rule, confidence).fit(self._fused_clean(clean, rule, confidence))
+        calibration = Calibration(rule, confidence).fit(self._fused_clean(clean, rule, confidence)[0])
         calibration.threshold(false_alarm_rate)  # refuses a rate that this many images cannot keep
         self.calibrations = nn.ModuleDict(calibrations)
         self.calibration = calibration
+        self.doubt = self._doubt(clean.scores, calibrations)
         self.false_alarm_rate = false_alarm_rate
         self.clean = clean
         return self
@@ -299,7 +352,7 @@ class Monitor(nn.Module):
         rate = self._calibrated_rate()
         if self.keys.key is None:
             raise Mismatch("No detector of this monitor samples activations, so it has no key to draw again")
-        fresh = Monitor(self.backbone, self.specs, fusion=self.fusion, seed=seed)
+        fresh = Monitor(self.backbone, self.specs, fusion=self.fusion, escalate=self.escalate, seed=seed)
         fresh.fit(images, anomalies=anomalies, batch_size=batch_size, progress=progress)
         return fresh.calibrate(
             false_alarm_rate=rate,
@@ -315,7 +368,22 @@ class Monitor(nn.Module):
         """The clean images' own scores, in their order, as the calibration saw them."""
         self._calibrated_rate()
         assert self.clean is not None
-        return self._fused_clean(self.clean, self.calibration.rule, self.calibration.confidence)
+        return self._fused_clean(self.clean, self.calibration.rule, self.calibration.confidence)[0]
+
+    @property
+    def passes(self) -> float:
+        """The mean number of forward passes a clean image costs, the prediction's included.
+
+        Raises:
+            NotFitted: not calibrated, where it depends on that.
+        """
+        further = max((detector.passes for _, detector in self._detectors()), default=1) - 1
+        if not further or self.escalate is None:
+            return 1 + further
+        self._calibrated_rate()
+        assert self.clean is not None
+        again = self._fused_clean(self.clean, self.calibration.rule, self.calibration.confidence)[1]
+        return 1 + further * again.double().mean().item()
 
     # --- scoring ------------------------------------------------------------------------------------------------
 
@@ -340,10 +408,19 @@ class Monitor(nn.Module):
             return next(detector for _, detector in self._detectors())(observation)
         if not self.calibrations:
             raise NotFitted("Several detectors are fused by their calibrations: call calibrate() first")
-        return self._fuse({name: detector(observation) for name, detector in self._detectors()}, self._calibrations())
+        calibrations = self._calibrations()
+        if self.escalate is None:
+            return self._fuse({name: detector(observation) for name, detector in self._detectors()}, calibrations)
+        first = self._fuse({n: detector(observation) for n, detector in self._at_once().items()}, calibrations)
+        again = first >= self.doubt
+        if not again.any():
+            return first
+        closer = observation if again.all() else observation.subset(again.nonzero()[:, 0])
+        second = self._fuse({n: detector(closer) for n, detector in self._by_looking().items()}, calibrations)
+        return first.masked_scatter(again, torch.maximum(first[again], second))
 
     def score(self, images: Images) -> Scores:
-        """(n,) scores in one forward pass: tensors alone, differentiable. A single detector's is its own.
+        """(n,) scores: tensors alone, differentiable. A single detector's is its own.
 
         Raises:
             ValueError: images of another channel count; pixels are not looked at, unlike in a verdict.
@@ -352,7 +429,7 @@ class Monitor(nn.Module):
         return self.objective(self.probe(images))
 
     def scores(self, images: Images) -> dict[str, Scores]:
-        """(n,) scores of every detector, in one forward pass."""
+        """(n,) scores of every detector, of those that need further passes too."""
         check_channels(images, self._channels)
         observation = self.probe(images)
         return {name: detector(observation) for name, detector in self._detectors()}
@@ -383,7 +460,7 @@ class Monitor(nn.Module):
             return next(iter(scores.values()))
         if not self.calibrations:
             raise NotFitted("Several detectors are fused by their calibrations: call calibrate() first")
-        return self._fuse(scores, self._calibrations())
+        return self._escalated(scores, self._calibrations(), self.doubt)[0]
 
     def verdict_of(self, readings: Readings) -> Verdict:
         """The verdict on images that were read earlier, together with their logits.
@@ -450,6 +527,7 @@ class Monitor(nn.Module):
                 if isinstance(spec, DetectorSpec)
             ],
             fusion=self.fusion,
+            escalate=self.escalate,
             seed=self.seed if self.keys.key is None else None,
             clean=self.clean.made,
             names=list(self.clean.names),
@@ -486,8 +564,10 @@ class Monitor(nn.Module):
             specs = [DetectorSpec(entry.name, entry.settings) for entry in manifest.detectors]
         except (LookupError, ValueError) as error:
             raise Mismatch(f"'{path}' has a detector that this inlier does not make: {error}") from error
-        monitor = cls(backbone, specs, fusion=manifest.fusion, key=key, seed=manifest.seed)
         try:
+            monitor = cls(
+                backbone, specs, fusion=manifest.fusion, escalate=manifest.escalate, key=key, seed=manifest.seed
+            )
             monitor.build(manifest.size, manifest.channels)
         except (ValueError, TypeError, LookupError, RuntimeError) as error:
             said = " ".join(str(error).split())
@@ -513,6 +593,7 @@ class Monitor(nn.Module):
         except RuntimeError as error:  # of shapes
             said = " ".join(str(error).split())
             raise Mismatch(f"The tensors in '{path}' are not those of its detectors: {said}") from error
+        monitor.doubt = monitor._doubt(scores, monitor._calibrations())
         monitor.false_alarm_rate = manifest.false_alarm_rate
         return monitor
 
@@ -520,6 +601,9 @@ class Monitor(nn.Module):
 
     def _detectors(self) -> list[tuple[str, Detector]]:
         return [(name, module) for name, module in self.detectors.items() if isinstance(module, Detector)]
+
+    def _carries_over(self) -> bool:
+        return any(detector.carries_over for _, detector in self._detectors())
 
     def _calibrations(self) -> dict[str, Calibration]:
         return {name: module for name, module in self.calibrations.items() if isinstance(module, Calibration)}
@@ -559,11 +643,15 @@ class Monitor(nn.Module):
         return CleanReadings(names, {reader.name: reader.size for reader in self._readers()})
 
     def _read(self, source: ImageSource, batch_size: int, progress: Progress | None, phase: str) -> Readings:
-        return self.probe.read(source, batch_size=batch_size, progress=progress, phase=phase, also=self._unlearnt())
+        return self.probe.read(source, batch_size=batch_size, progress=progress, phase=phase, also=self._measures())
 
-    def _unlearnt(self) -> dict[str, Callable[[Observation], Tensor]]:
-        """Detectors that learn nothing score clean images while these are read; nothing else of them is kept."""
-        return {self._recorded_as[name]: detector for name, detector in self._detectors() if not detector.learns}
+    def _measures(self) -> dict[str, Callable[[Observation], Tensor]]:
+        """What is worked out of images while they are read: measures to learn from; of detectors that learn nothing,
+        their scores."""
+        measures: dict[str, Callable[[Observation], Tensor]] = {}
+        for name, detector in self._detectors():
+            measures |= detector.measures if detector.learns else {self._recorded_as[name]: detector}
+        return measures
 
     def _own(self, readings: Readings) -> Readings:
         """What of readings this monitor's detectors need, after it was checked that they are of its making."""
@@ -572,16 +660,18 @@ class Monitor(nn.Module):
             raise Mismatch("These readings do not say what they were read from; make them with Monitor.read")
         readings.origin.check(Origin.of(self.backbone, self.anatomy, self._readers()))
         values = {reader.name: readings.values[reader.name] for reader in self._readers()}
-        for recorded, detector in self._unlearnt().items():
+        for recorded, measure in self._measures().items():
             if recorded in readings.values:
                 values[recorded] = readings.values[recorded]
             elif "logits" in readings.values:
                 with torch.no_grad():
-                    values[recorded] = torch.cat([detector(seen) for seen in readings.observations()])
+                    values[recorded] = torch.cat([measure(seen) for seen in readings.observations()])
             else:
+                score = recorded.startswith(SCORE)
+                what = f"the scores of {recorded.removeprefix(SCORE)}" if score else f"'{recorded}'"
                 raise Mismatch(
-                    f"The readings hold neither the scores of {recorded.removeprefix(SCORE)} nor logits: read the "
-                    "images again, with this detector among those that are read for, or with logits"
+                    f"The readings hold neither {what} nor logits: read the images again, with this detector among "
+                    f"those that are read for{', or with logits' if score else ''}"
                 )
         return replace(readings, values=values)
 
@@ -596,20 +686,55 @@ class Monitor(nn.Module):
         surprisals = torch.stack([calibrations[name].surprisal(score) for name, score in scores.items()])
         return surprisals.amax(0) if self.fusion == "max" else surprisals.sum(0)
 
-    def _fused_clean(self, clean: CleanScores, rule: Rule, confidence: float) -> Scores:
-        """What the fused score of clean images is, each fold's surprisals by calibrations made of the other folds."""
+    def _at_once(self) -> dict[str, Detector]:
+        """The detectors that need one pass."""
+        return {name: detector for name, detector in self._detectors() if detector.passes == 1}
+
+    def _by_looking(self) -> dict[str, Detector]:
+        """The detectors that need further passes."""
+        return {name: detector for name, detector in self._detectors() if detector.passes > 1}
+
+    def _doubt(self, clean: Mapping[str, Tensor], calibrations: Mapping[str, Calibration]) -> Tensor:
+        """The fused surprisal of one pass that a share `escalate` of clean images, with these scores, reaches."""
+        if self.escalate is None:
+            return torch.tensor(-torch.inf, dtype=torch.float64)
+        first = self._fuse({name: clean[name].double() for name in self._at_once()}, calibrations).sort().values
+        looked_at = round(self.escalate * len(first))
+        return first[len(first) - looked_at] if looked_at else torch.tensor(torch.inf, dtype=torch.float64)
+
+    def _escalated(
+        self, scores: Mapping[str, Tensor], calibrations: Mapping[str, Calibration], doubt: Tensor
+    ) -> tuple[Scores, Tensor]:
+        """The fused scores of images all of whose scores are at hand, and which of them count as looked at again."""
+        if self.escalate is None:
+            fused = self._fuse(scores, calibrations)
+            return fused, torch.ones_like(fused, dtype=torch.bool)
+        first = self._fuse({name: scores[name] for name in self._at_once()}, calibrations)
+        second = self._fuse({name: scores[name] for name in self._by_looking()}, calibrations)
+        again = first >= doubt
+        return first.where(~again, torch.maximum(first, second)), again
+
+    def _fused_clean(self, clean: CleanScores, rule: Rule, confidence: float) -> tuple[Scores, Tensor]:
+        """What the fused score of clean images is, each fold's surprisals by calibrations made of the other folds; and
+        which of the images are looked at again."""
+        again = torch.ones(len(clean.names), dtype=torch.bool)
         if len(clean.scores) == 1:
-            return next(iter(clean.scores.values()))
+            return next(iter(clean.scores.values())), again
         fused = torch.empty(len(clean.names), dtype=torch.float64)
         for fold in sorted(set(clean.folds.tolist())):
             inside = clean.folds == fold
-            others = {name: Calibration(rule, confidence).fit(scores[~inside]) for name, scores in clean.scores.items()}
-            fused[inside] = self._fuse({n: s[inside].double() for n, s in clean.scores.items()}, others)
-        return fused
+            outside = {name: scores[~inside] for name, scores in clean.scores.items()}
+            others = {name: Calibration(rule, confidence).fit(scores) for name, scores in outside.items()}
+            fused[inside], again[inside] = self._escalated(
+                {n: s[inside].double() for n, s in clean.scores.items()}, others, self._doubt(outside, others)
+            )
+        return fused, again
 
     def _cross_fit(self, readings: Readings, blocks: Blocks, folds: int, progress: Progress | None) -> CleanScores:
         if self._cross_fitted is not None and self._cross_fitted[0] == (blocks, folds):
             return self._cross_fitted[1]
+        if blocks == "auto" and len(set(readings.groups)) >= GROUPS and self._carries_over():
+            blocks = "group"
         fold, made = folds_of(self._vectors(readings), readings.groups, blocks, folds, readings.memory_limit)
         scores: dict[str, Tensor] = {}
         for name, blank in self._blank.items():
@@ -669,6 +794,8 @@ class Monitor(nn.Module):
         return Why(shares, heat, self.clean_readings.nearest([reading.detach() for reading in readings]))
 
 
+GROUPS = 3
+"""From so many groups on, whole groups are held out for a detector that carries over: two must be left to fit to."""
 LEARNT = ("detectors.", "calibrations.", "calibration.", "clean_readings.")
 """Prefixes of the tensors that an artefact holds."""
 SCORE = "score:"

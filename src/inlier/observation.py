@@ -69,8 +69,16 @@ class Observation(ABC):
         """Look again. Without a generator the same look is taken once and remembered."""
 
     @abstractmethod
+    def subset(self, indices: Tensor) -> Observation:
+        """The observation of some of the images; what was seen of them is not looked at again."""
+
+    @abstractmethod
     def gradient(self, of: Callable[[Observation], Tensor], *, create_graph: bool = False) -> Images:
         """The gradient of the sum of `of(observation)` with respect to the images: one backward pass."""
+
+    def measured(self, name: str, of: Callable[[Observation], Tensor]) -> Tensor:
+        """`of(observation)`, or what it was when the images were read, where that was kept under this name."""
+        return of(self)
 
 
 @dataclass(frozen=True)
@@ -201,12 +209,21 @@ class Recorded(Observation):
     def passes(self) -> int:
         return 0
 
+    def measured(self, name: str, of: Callable[[Observation], Tensor]) -> Tensor:
+        return self._readings[name] if name in self._readings else of(self)
+
     @property
     def images(self) -> Images:
         raise Mismatch("These readings were recorded without their images; a detector that needs them runs on a probe")
 
     def look(self, look: Look, generator: torch.Generator | None = None) -> Observation:
-        raise Mismatch(f"{type(look).__name__} needs the network, and these readings were recorded without it")
+        raise Mismatch(
+            f"{type(look).__name__} needs the network, and these readings were recorded without it: read the images "
+            "again, with the detector that looks among those that are read for"
+        )
+
+    def subset(self, indices: Tensor) -> Observation:
+        return Recorded({name: value[indices] for name, value in self._readings.items()})
 
     def gradient(self, of: Callable[[Observation], Tensor], *, create_graph: bool = False) -> Images:
         raise Mismatch("A gradient needs the network, and these readings were recorded without it")

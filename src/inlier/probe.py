@@ -30,12 +30,13 @@ class Probe(nn.Module):
 
     Args:
         backbone: not copied, and left as it was after every pass.
-        readers: what to keep; a reader given twice is read once, two different ones of one name are refused.
+        readers: what to keep; a reader given twice is read once, two different ones of one name are refused. Given by
+            names, readings have these instead of the readers' own.
     """
 
-    def __init__(self, backbone: Backbone, readers: Sequence[Reader] = ()) -> None:
+    def __init__(self, backbone: Backbone, readers: Sequence[Reader] | Mapping[str, Reader] = ()) -> None:
         super().__init__()
-        unique = united(readers)
+        unique = dict(readers) if isinstance(readers, Mapping) else united(readers)
         self.backbone = backbone
         self.readers = nn.ModuleDict(unique)
         self._image_sizes = {reader.image_size for reader in unique.values() if reader.image_size is not None}
@@ -209,6 +210,15 @@ class Live(Observation):
             self._looks[look] = seen
         return seen
 
+    def subset(self, indices: Tensor) -> Observation:
+        if self._generator is not None:
+            raise Mismatch("A random look cannot be divided: look at the subset, with the generator")
+        part = Live(self._probe, self._images[indices], self._memory, self._look)
+        if self._seen is not None:
+            output, readings = self._seen
+            part._seen = output[indices], {name: value[indices] for name, value in readings.items()}
+        return part
+
     def gradient(self, of: Callable[[Observation], Tensor], *, create_graph: bool = False) -> Images:
         with torch.enable_grad():
             observed = self
@@ -220,6 +230,9 @@ class Live(Observation):
             (gradient,) = torch.autograd.grad(
                 of(observed).sum(), observed.images, retain_graph=keep, create_graph=create_graph
             )
+        if self._seen is None and observed._seen is not None:  # what was seen on the way is not looked at again
+            output, readings = observed._seen
+            self._seen = output.detach(), {name: value.detach() for name, value in readings.items()}
         return gradient
 
     def _see(self) -> tuple[Logits, dict[str, Tensor]]:

@@ -21,7 +21,9 @@ from inlier.errors import Mismatch
 from inlier.sampling import SamplingKey, nearest_index
 from inlier.taps import OUTPUT, Shape, Tap
 
-__all__ = ["ChannelStatistics", "FeatureMap", "Reader", "SampledActivations", "Statistic", "logits"]
+__all__ = [
+    "ActivationNorms", "ChannelStatistics", "FeatureMap", "Reader", "SampledActivations", "Statistic", "logits",
+]  # fmt: skip
 
 
 class Reader(nn.Module, ABC):
@@ -232,6 +234,27 @@ def region_energy(activation: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 STATISTICS = {"mean": region_mean, "std": region_std, "energy": region_energy}
+
+
+class ActivationNorms(Reader):
+    """The L2 norm of all that passes each tap: (n, taps)."""
+
+    def __init__(self, taps: Sequence[Tap], name: str = "activation_norms") -> None:
+        super().__init__()
+        if not taps:
+            raise ValueError("ActivationNorms needs at least one tap")
+        self.name = name
+        self.taps = tuple(taps)
+        self.size = len(self.taps)
+
+    def keep(self, position: int, activation: Tensor) -> Float[Tensor, "n 1"]:
+        if activation.requires_grad:
+            activation = activation.clone()  # the backward pass needs it as it is now, before any in-place change
+        norm: Tensor = torch.linalg.vector_norm(activation.flatten(1), dim=1, keepdim=True)
+        return norm
+
+    def origins(self) -> Int[Tensor, " size"]:
+        return torch.arange(self.size)
 
 
 class FeatureMap(Reader):

@@ -76,7 +76,7 @@ def test_a_users_journey(folder, tmp_path):
 
     fitted = done("fit", *network, "--images", images, "--out", monitor, "--detector", DAAIN,
                   "--detector", "mahalanobis", "--false-alarm-rate", 0.1, *cross_fit, "--json")  # fmt: skip
-    assert fitted.json["detectors"] == ["daain", "mahalanobis"]
+    assert fitted.json["detectors"] == ["daain(blocks=1, distance=32)", "mahalanobis"]
     assert fitted.json["clean_images"] == 4 * PER_WORLD
     assert [row["group"] for row in fitted.json["clean_alarms"]] == [*sorted(TRAINING_WORLDS), "all"]
     (key,) = tmp_path.glob("m.inlier.*.key")

@@ -24,7 +24,7 @@ from inlier.probe import Probe
 from inlier.sampling import SamplingKey
 
 EVERY = [name if name != "daain" else "daain(distance=6, blocks=1)" for name in DETECTORS]
-ONE_LOOK = [name for name in EVERY if name != "mc_dropout"]
+ONE_LOOK = [name for name in EVERY if name not in ("mc_dropout", "disagreement", "gradient_alignment")]
 """Those that do not look again."""
 
 

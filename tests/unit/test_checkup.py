@@ -83,7 +83,7 @@ def test_a_healthy_network_with_enough_images_has_no_problem_and_a_plan(healthy)
     assert {finding.state for finding in healthy.findings} == {"ok"}
     assert healthy.problems == 0
     assert dataclasses.asdict(healthy.plan) == {
-        "detector": "mahalanobis", "false_alarm_rate": 0.01, "folds": 5, "blocks": None, "size": None,
+        "detector": None, "false_alarm_rate": 0.01, "folds": 5, "blocks": None, "size": None,
     }  # fmt: skip
 
 

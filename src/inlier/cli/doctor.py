@@ -68,7 +68,8 @@ def next_command(backbone: BackboneArguments, images: ImageArguments, labels: Pa
 
     if plan.size is not None:
         images = dataclasses.replace(images, resize=f"{plan.size[0]}x{plan.size[1]}")
-    words = ["--detector", plan.detector, "--false-alarm-rate", f"{plan.false_alarm_rate:g}"]
+    words = [] if plan.detector is None else ["--detector", plan.detector]
+    words += ["--false-alarm-rate", f"{plan.false_alarm_rate:g}"]
     if plan.folds != FOLDS:
         words += ["--folds", str(plan.folds)]
     if plan.blocks is not None:

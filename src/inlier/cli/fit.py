@@ -22,7 +22,19 @@ def fit(
     out: Annotated[Path, typer.Option(help="The monitor file to write.")] = Path("monitor.inlier"),
     detector: Annotated[
         list[str] | None,
-        typer.Option(help='A detector, with settings if wanted: daain, "daain(blocks=8)"; may be given again.'),
+        typer.Option(
+            help='A detector, with settings if wanted: daain, "daain(blocks=8)"; may be given again. By default a few '
+            "that were chosen for you, of which one looks at doubtful images again."
+        ),
+    ] = None,
+    escalate: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of clean images on which detectors that need further passes are asked; .5 by default, and 1 "
+            "where detectors are given. 0 never looks again.",
+        ),
     ] = None,
     anomalies: Annotated[
         str | None,
@@ -61,8 +73,9 @@ def fit(
     file = Path(f"{images.images}.key")
     monitor = Monitor(
         network(backbone, readings),
-        detector or ["mahalanobis"],
+        detector or None,
         fusion=options.fusion_from(fusion),
+        escalate=escalate,
         key=SamplingKey.load(file) if readings is not None and file.is_file() else None,
         seed=seed,
     )

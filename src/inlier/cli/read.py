@@ -54,7 +54,7 @@ def read(
     if key is None and seed is None and drawn.is_file():
         key = drawn  # of the readings that were begun, or are made again
     given = None if key is None else SamplingKey.load(key)
-    monitor = Monitor(backbone.load(), detector or ["mahalanobis"], key=given, seed=seed)
+    monitor = Monitor(backbone.load(), detector or None, key=given, seed=seed)
     monitor.build_for(source)
     if monitor.keys.key is not None and key is None and seed is None:
         monitor.keys.key.save(drawn)

@@ -64,11 +64,14 @@ def say_skipped(folder: Dataset) -> None:
 
 def describe(monitor: Monitor) -> dict[str, Any]:
     """What a monitor is, in plain values."""
+    from inlier.detectors.base import Detector
+
     assert monitor.clean is not None
     assert monitor.false_alarm_rate is not None
     flagged = monitor.calibration.flagged(monitor.calibration_scores, monitor.false_alarm_rate).tolist()
     return {
-        "detectors": list(monitor.detectors),
+        "detectors": [spec.name if isinstance(spec, Detector) else str(spec) for spec in monitor.specs],
+        "passes": round(monitor.passes, 2),
         "clean_scores": monitor.clean.made,
         "rule": monitor.calibration.rule,
         "false_alarm_rate": monitor.false_alarm_rate,
@@ -85,6 +88,8 @@ def tell(monitor: Monitor, as_json: bool, more: dict[str, Any]) -> None:
         print(json.dumps(told))
         return
     say(f"detectors     {', '.join(told['detectors'])}")
+    if told["passes"] > 1:
+        say(f"passes        {told['passes']:g} forward passes a clean image, on average")
     say(f"clean scores  {told['clean_images']} images, {told['clean_scores']}")
     say(f"threshold     {told['threshold']:.6g} at a false-alarm rate of {told['false_alarm_rate']:g} ({told['rule']})")
     say("alarms on these clean images, by group (observed, 95 % interval):")

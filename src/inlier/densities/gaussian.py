@@ -249,7 +249,8 @@ class Gaussian(nn.Module):
         self.shrinkage.fill_(shrinkage)
         self.outside.fill_(outside)
         self.log_det.copy_(log_det)
-        self.whitening, self.variances = whitening.to(self.mean), variances.to(self.mean)
+        # As it comes back from a file, so that sums run in the same order.
+        self.whitening, self.variances = whitening.to(self.mean).contiguous(), variances.to(self.mean)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any) -> None:
         directions = len(state_dict.get(prefix + "whitening", self.whitening))

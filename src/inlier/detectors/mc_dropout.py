@@ -150,7 +150,8 @@ class MCDropout(Detector):
         if pool not in ("max", "mean"):
             raise ValueError(f"pool must be 'max' or 'mean', not {pool!r}")
         self.look = Dropout(rate)
-        self.passes = passes
+        self.draws = passes
+        self.passes = passes + 1
         self.pool = pool
         self.seed = seed
 
@@ -168,17 +169,17 @@ class MCDropout(Detector):
         """
         generator = torch.Generator().manual_seed(self.seed)
         mean = deviation = torch.zeros((), device=observation.images.device)
-        for number in range(1, self.passes + 1):
+        for number in range(1, self.draws + 1):
             # With a generator the observation does not remember the look, nor its logits.
             confidence = observation.look(self.look, generator).output.softmax(1).amax(1)
             step = confidence - mean
             mean = mean + step / number
             deviation = deviation + step * (confidence - mean)
-        variance = deviation / self.passes
+        variance = deviation / self.draws
         return variance if variance.ndim > 1 else variance[:, None]
 
     def extra_repr(self) -> str:
-        return f"rate={self.look.rate}, passes={self.passes}, pool={self.pool!r}, seed={self.seed}"
+        return f"rate={self.look.rate}, passes={self.draws}, pool={self.pool!r}, seed={self.seed}"
 
 
 def mc_dropout(

@@ -17,6 +17,10 @@ DETECTORS: Registry[Callable[..., Detector]] = Registry(
             "distance of banded channel means at the stages' ends; the default",
             "Lee et al. 2018",
         ),
+        "profile": Entry(
+            "inlier.detectors.profile:profile",
+            "distance of a few logarithms: loudness of stages, certainty, a second look",
+        ),
         "daain": Entry(
             "inlier.detectors.daain:daain",
             "blue-noise samples of all activations, flow, HBOS",
@@ -31,6 +35,15 @@ DETECTORS: Registry[Callable[..., Detector]] = Registry(
             "inlier.detectors.mc_dropout:mc_dropout",
             "variance of the confidence over passes with dropout",
             "Gal and Ghahramani 2016",
+        ),
+        "disagreement": Entry(
+            "inlier.detectors.disagreement:disagreement",
+            "how far a second look at a changed copy moves the prediction",
+            "Xu et al. 2018",
+        ),
+        "gradient_alignment": Entry(
+            "inlier.detectors.gradient_alignment:gradient_alignment",
+            "whether the image's fine pattern follows the loss's gradient",
         ),
         "energy": Entry("inlier.detectors.energy:energy", "free energy of the logits", "Liu et al. 2020"),
     },

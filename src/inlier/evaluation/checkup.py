@@ -74,13 +74,13 @@ class Plan:
     """How a monitor would be fitted to these images.
 
     Args:
-        detector: that needs no more than there is.
+        detector: that needs no more than there is; None for those that a monitor has by default.
         false_alarm_rate: the lowest of the usual ones that so many images can keep.
         folds, blocks: of cross-fitting, where they must not be the usual ones.
         size: (h, w) to resize images to, where there are several sizes.
     """
 
-    detector: str
+    detector: str | None
     false_alarm_rate: float
     folds: int = FOLDS
     blocks: int | None = None
@@ -266,9 +266,10 @@ class Patient:
         if not rates or count < 2 * FOLDS:
             return None
         size = self.sample.size if len(self.sample.sizes) > 1 else None
+        detector: str | None
         try:
             self.anatomy.stage_ends()
-            detector = "mahalanobis"
+            detector = None
         except Exception:  # as in check_up
             detector = "energy"
         for folds, blocks in ((FOLDS, None), (2, None), (FOLDS, max(1, count // (2 * FOLDS)))):

@@ -89,7 +89,7 @@ class Case:
         self.probe = Probe(backbone, self.detector.requires)
         self.clean = scenes(CLEAN, size, seed=0)
         self.fresh = scenes(FRESH, size, seed=1)
-        self.readings = self.probe.read(self.clean)
+        self.readings = self.probe.read(self.clean, also=self.detector.measures)
         self.result = self.detector.fit(self.readings, seed=5)
 
     def unfitted(self) -> Detector:
@@ -97,7 +97,7 @@ class Case:
 
     def others(self) -> Readings:
         """Readings of clean images that are not those of the fit."""
-        return self.probe.read(scenes(CLEAN - 10, self.size, seed=3))
+        return self.probe.read(scenes(CLEAN - 10, self.size, seed=3), also=self.detector.measures)
 
     def scores(self, detector: Detector, images: Images | None = None) -> Scores:
         with torch.no_grad():
