@@ -23,7 +23,7 @@ from inlier.observation import Observation
 from inlier.probe import Probe
 from inlier.types import Images, LabelMaps, Progress, Scores
 
-__all__ = ["Attack", "AttackResult"]
+__all__ = ["Attack", "AttackResult", "Move", "State"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +164,59 @@ class Attack:
             ascent.climb(parameters, restart, progress)
         return ascent.result(seed)
 
+    def move(
+        self,
+        probe: Probe,
+        images: Images,
+        objectives: Objective | Sequence[Objective],
+        parameters: Tensor,
+        state: State | None = None,
+        *,
+        step: int = 0,
+    ) -> Move:
+        """One step from `parameters`: evaluate, step, project. For whoever sees other images at every step.
+
+        One forward and one backward pass. None is spent on the images as they came, so that the prediction and the
+        labels of the context are those on the attacked ones: raise what does not ask for them.
+
+        Args:
+            probe, images, objectives: as of a call.
+            parameters: where the step starts.
+            state: what the move before returned; None at the first one.
+            step: how many moves came before.
+        """
+        check_images(images)
+        ascent = _Ascent(self, probe, images.detach().to(parameters), _chosen(objectives, None), None, None, None)
+        if state is None:
+            state = State(self.stepper.init(parameters), self.rule.init(len(images)))
+        with torch.enable_grad():
+            point = ascent.evaluate(parameters, step)
+            parameters, state = ascent.move(point, parameters, state)
+        return Move(parameters, state, tuple(value.detach() for value in point.values))
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a stepper and a rule remember between moves."""
+
+    stepper: Any
+    rule: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """One move of an attack.
+
+    Args:
+        parameters: after it.
+        state: for the next one.
+        values: of each objective before it, image by image.
+    """
+
+    parameters: Tensor
+    state: State
+    values: tuple[Scores, ...]
+
 
 class _Ascent:
     """One call of an attack: what it counts and keeps on its way."""
@@ -201,7 +254,7 @@ class _Ascent:
 
     def climb(self, parameters: Tensor, restart: int, progress: Progress | None) -> None:
         attack = self.attack
-        state, memory = attack.stepper.init(parameters), attack.rule.init(len(self.clean))
+        state = State(attack.stepper.init(parameters), attack.rule.init(len(self.clean)))
         trace = []
         for step in range(attack.steps + 1):
             last = step == attack.steps
@@ -210,15 +263,19 @@ class _Ascent:
                 if last or attack.keep == "best":
                     self.consider(point, parameters, restart)
                 if not last:
-                    direction, memory = attack.rule.direction(point, memory)
+                    parameters, state = self.move(point, parameters, state)
             trace.append(torch.stack([value.detach().float() for value in point.values]))
             self.forwards += point.observation.passes
-            if not last:
-                move, state = attack.stepper.update(direction, state)
-                parameters = attack.parametrisation.project(parameters + move, self.clean, attack.constraint)
-                if progress is not None:
-                    progress("attack", restart * attack.steps + step + 1, attack.restarts * attack.steps)
+            if not last and progress is not None:
+                progress("attack", restart * attack.steps + step + 1, attack.restarts * attack.steps)
         self.traces.append(torch.stack(trace, dim=1))
+
+    def move(self, point: Point, parameters: Tensor, state: State) -> tuple[Tensor, State]:
+        """From an evaluation at `parameters` to the next ones: direction, step, projection."""
+        attack = self.attack
+        direction, rule = attack.rule.direction(point, state.rule)
+        move, stepper = attack.stepper.update(direction, state.stepper)
+        return attack.parametrisation.project(parameters + move, self.clean, attack.constraint), State(stepper, rule)
 
     def evaluate(self, parameters: Tensor, step: int) -> Point:
         """The objectives at `parameters`, with a graph where gradients are enabled. The first are the clean images."""

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from inlier.observation import Observation
+from inlier.readers import ActivationNorms
 from inlier.types import Images, LabelMaps, Logits, Scores
 
 __all__ = [
@@ -33,10 +34,15 @@ __all__ = [
     "damage",
     "evasion",
     "fooled",
+    "log_norms",
     "most_likely",
     "peaks",
     "targeted",
 ]
+
+
+SMALLEST_NORM = 1e-12
+"""Below it a norm counts as this: the logarithm of 0 has no gradient that could be followed."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,20 @@ def evasion(score: Callable[[Observation], Scores]) -> Objective:
 def alarm(score: Callable[[Observation], Scores]) -> Objective:
     """Make a detector, or a monitor by its `objective`, fire: the false-alarm attack."""
     return _named("alarm", score, lambda observation, context: score(observation))
+
+
+def log_norms(reader: ActivationNorms) -> Objective:
+    """The sum over taps of the log of the activation's L2 norm: what GD-UAP raises (arXiv:1801.08092, section 3).
+
+    A tap where nothing but zeros pass adds a constant, and no gradient.
+    """
+
+    def objective(observation: Observation, context: Context) -> Scores:
+        norms = observation.readings[reader.name]
+        return norms.clamp_min(SMALLEST_NORM).log().sum(1)
+
+    objective.__name__ = f"log_norms({reader.size} taps)"
+    return objective
 
 
 def _named(what: str, score: Callable[[Observation], Scores], objective: Objective) -> Objective:

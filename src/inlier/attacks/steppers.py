@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inlier.attacks.objectives import peaks
 
-__all__ = ["L2Step", "MomentumSign", "SignStep", "Stepper"]
+__all__ = ["Adam", "L2Step", "MomentumSign", "SignStep", "Stepper"]
 
 
 @runtime_checkable
@@ -67,6 +67,29 @@ class MomentumSign:
     def update(self, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         momentum = self.decay * state + _unit(gradient, 1)
         return self.size * momentum.sign(), momentum
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Each entry moves by about `size`, along its mean gradient over the root of its mean square.
+
+    Source: Kingma and Ba 2015 (arXiv:1412.6980), algorithm 1, climbing. `epsilon` is in units of the gradient.
+    """
+
+    size: float
+    decays: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+    def init(self, parameters: Tensor) -> tuple[int, Tensor, Tensor]:
+        return 0, torch.zeros_like(parameters), torch.zeros_like(parameters)
+
+    def update(self, gradient: Tensor, state: tuple[int, Tensor, Tensor]) -> tuple[Tensor, tuple[int, Tensor, Tensor]]:
+        count, mean, square = state
+        count += 1
+        mean = mean.lerp(gradient, 1 - self.decays[0])
+        square = square.lerp(gradient.square(), 1 - self.decays[1])
+        unbiased, root = mean / (1 - self.decays[0] ** count), (square / (1 - self.decays[1] ** count)).sqrt()
+        return self.size * unbiased / (root + self.epsilon), (count, mean, square)
 
 
 def _unit(gradient: Tensor, order: int) -> Tensor:
