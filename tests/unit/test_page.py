@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from inlier.evaluation.results import CleanRow, Picture, Results, TrialRow
-from inlier.report.page import Axis, data_url, heated, label, page, percent, strips, write_page
+from inlier.report.markup import percent
+from inlier.report.page import Axis, data_url, heated, label, page, strips, write_page
 
 COLUMNS = ("monitor", "mahalanobis", "max_softmax")
 VOID = {"meta", "br", "img", "line", "circle"}

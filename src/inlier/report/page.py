@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from inlier.evaluation.results import DAMAGED, MONITOR, Picture, Results
 from inlier.files import write_bytes
+from inlier.report.markup import environment
 
 __all__ = ["label", "page", "write_page"]
 
@@ -71,15 +71,12 @@ def label(column: str) -> str:
 
 def page(results: Results) -> str:
     """The report as HTML."""
-    environment = Environment(
-        loader=PackageLoader("inlier.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"percent": percent, "label": label}
+    made = environment()
+    made.filters["label"] = label
     threshold = results.thresholds[MONITOR]
     scores = [row.scores for row in results.clean] + [row.scores for row in results.trials]
     axis = Axis.over([score for row in scores for score in row], threshold)
-    return environment.get_template("page.html.j2").render(
+    return made.get_template("page.html.j2").render(
         results=results,
         damaged=DAMAGED,
         known=results.alarms(known=True),
@@ -117,15 +114,6 @@ def strips(results: Results, axis: Axis, threshold: float) -> list[Strip]:
         for row in results.clean
     ]  # fmt: skip
     return clean + [Strip(row.label, row.kind, "changed", dots(row.scores)) for row in results.trials]
-
-
-def percent(share: float) -> str:
-    """A share for people: no decimals, and never 0 % or 100 % where it is not."""
-    if 0 < share < 0.005:
-        return "<1\N{NO-BREAK SPACE}%"
-    if 0.995 <= share < 1:
-        return ">99\N{NO-BREAK SPACE}%"
-    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def shown(picture: Picture, results: Results) -> dict[str, str]:

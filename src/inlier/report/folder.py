@@ -1,0 +1,62 @@
+"""What lies in the folder of an evaluation: its results are read, and report, sign-off sheet and tables written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from inlier.errors import Mismatch
+from inlier.files import write_bytes
+from inlier.report.evaluation_page import evaluation_page, sign_off_page
+from inlier.report.evaluation_tables import evaluation_tables
+from inlier.report.findings import Findings
+from inlier.report.tables import write_tables
+
+__all__ = ["FORMAT", "RESULTS", "read_results", "write_report"]
+
+FORMAT = 1
+"""The format of results that this version reads."""
+RESULTS = "results.json"
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The results of an evaluation, from its results.json or the folder it lies in.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        Mismatch: it holds something else, or results of another format.
+    """
+    file = path / RESULTS if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"No results at '{file}'; name a folder that `inlier evaluate` wrote, or its {RESULTS}")
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Mismatch(f"'{file}' is no JSON ({error}); it should be what `inlier evaluate` wrote") from error
+    if not isinstance(results, dict) or "format" not in results:
+        raise Mismatch(f"'{file}' does not say what format it has; expected results of `inlier evaluate`")
+    if results["format"] != FORMAT:
+        raise Mismatch(
+            f"'{file}' has format {results['format']}, and this version of inlier reads format {FORMAT}; evaluate "
+            "again, or use the version that wrote it"
+        )
+    return results
+
+
+def write_report(folder: Path, results: Mapping[str, Any]) -> list[Path]:
+    """Write report.html, sign_off.html and tables/*.csv and *.tex of an evaluation; each file whole or not at all.
+
+    Args:
+        folder: made if it is not there. Files of these names are replaced.
+        results: of results.json; nothing else is looked at.
+
+    Returns:
+        What was written, the report first.
+    """
+    pages = {"report.html": evaluation_page(results), "sign_off.html": sign_off_page(results)}
+    tables = evaluation_tables(Findings(results))
+    for name, text in pages.items():
+        write_bytes(folder / name, text.encode())
+    return [*(folder / name for name in pages), *write_tables(folder / "tables", list(tables.values()))]
