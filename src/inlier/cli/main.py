@@ -11,18 +11,23 @@ import typer
 
 from inlier.cli.attack import attack
 from inlier.cli.calibrate import calibrate
+from inlier.cli.compare import compare
 from inlier.cli.demo import demo
 from inlier.cli.doctor import doctor
 from inlier.cli.draw import draw
+from inlier.cli.evaluate import evaluate
 from inlier.cli.fit import fit
 from inlier.cli.listings import backbones, datasets, detectors, perturbations, recipes
 from inlier.cli.miou import miou
 from inlier.cli.perturb import perturb
 from inlier.cli.read import read
 from inlier.cli.rekey import rekey
+from inlier.cli.report import report
 from inlier.cli.score import score
 from inlier.cli.sweep import sweep
 from inlier.cli.taps import taps
+from inlier.cli.uap import uap
+from inlier.cli.watch import watch
 from inlier.errors import InlierError
 
 __all__ = ["app", "run"]
@@ -37,7 +42,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, draw, doctor, taps, fit, calibrate, score, rekey, read, sweep, perturb, attack, miou):
+for command in (
+    demo,
+    draw,
+    doctor,
+    taps,
+    fit,
+    calibrate,
+    score,
+    watch,
+    rekey,
+    read,
+    sweep,
+    perturb,
+    uap,
+    attack,
+    miou,
+    evaluate,
+    compare,
+    report,
+):
     app.command()(command)
 for listing in (detectors, backbones, datasets, perturbations, recipes):
     app.command(rich_help_panel="Listings")(listing)

@@ -1,0 +1,348 @@
+"""Changes of an evaluation: what a configuration says is done to clean images, and images from elsewhere.
+
+A change depends on the image, its name and the study's seed, and not on the order or the company in which images come:
+what is drawn comes from a generator of the image's own. So a set can be made again, or one image of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from inlier.attacks.engine import Attack
+from inlier.attacks.recipes import RECIPES
+from inlier.attacks.universal import UniversalDelta, gd_uap
+from inlier.backbones.base import Backbone
+from inlier.backbones.load import load_backbone
+from inlier.config import from_keywords, from_table, used
+from inlier.evaluation.gathered import Source, placed
+from inlier.evaluation.record import Kind, SetEntry
+from inlier.images import ImageSource
+from inlier.perturbations.base import Perturbation
+from inlier.perturbations.table import PERTURBATIONS
+from inlier.probe import Probe
+from inlier.registry import nearest
+from inlier.types import Images, Progress
+
+__all__ = ["CLEAN", "AttackPlan", "Change", "ChangePlan", "Ground", "OtherImages", "PerturbationPlan", "UniversalPlan",
+           "plans_of"]  # fmt: skip
+
+CLEAN = "clean"
+"""The name of the set of clean images that is changed."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What changes are made on.
+
+    Args:
+        backbone: that is attacked.
+        size, channels: (h, w) and channels of the images.
+        fit: the clean images of the fit, for what is made of data; nothing is ever made of those that are evaluated.
+        data: what `{data}` stands for.
+        folder: for what takes long to make.
+        seed: of all that is drawn.
+        progress: told of what takes long.
+    """
+
+    backbone: Backbone
+    size: tuple[int, int]
+    channels: int
+    fit: ImageSource
+    data: Path | None
+    folder: Path
+    seed: int
+    progress: Progress | None = None
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What an attacker sees who does not know of any monitor."""
+        return Probe(self.backbone)
+
+
+class Change(ABC):
+    """How images are changed."""
+
+    @abstractmethod
+    def make(self, images: Images, names: Sequence[str]) -> Images:
+        """The changed images, in [0, 1] and not rounded yet."""
+
+    def move(self, maps: Int[Tensor, "n h w"], names: Sequence[str]) -> Int[Tensor, "n h w"]:
+        """Label maps or predictions of the images, with every pixel where the change puts it."""
+        return maps
+
+
+@dataclass(frozen=True)
+class ChangePlan(ABC):
+    """A set to be made of the clean images. `entry` says what it will be; names and groups are those of the images."""
+
+    entry: SetEntry
+
+    @abstractmethod
+    def change(self, ground: Ground) -> Change:
+        """The change, made ready."""
+
+
+@dataclass(frozen=True)
+class OtherImages:
+    """A set that is made of nothing: images from elsewhere, resized to those of the study."""
+
+    entry: SetEntry
+    source: Source
+
+
+@dataclass(frozen=True)
+class Perturbed(Change):
+    """A perturbation, image by image, each with a generator of its own."""
+
+    perturbation: Perturbation
+    told: str
+    seed: int
+
+    def make(self, images: Images, names: Sequence[str]) -> Images:
+        each = [self.perturbation(images[i : i + 1], self.generator(name)) for i, name in enumerate(names)]
+        return torch.cat(each)
+
+    def move(self, maps: Int[Tensor, "n h w"], names: Sequence[str]) -> Int[Tensor, "n h w"]:
+        each = [self.perturbation.move(maps[i : i + 1], self.generator(name)) for i, name in enumerate(names)]
+        return torch.cat(each)
+
+    def generator(self, name: str) -> torch.Generator:
+        return torch.Generator().manual_seed(seed_of(self.seed, self.told, name))
+
+
+@dataclass(frozen=True)
+class PerturbationPlan(ChangePlan):
+    """A perturbation of one severity."""
+
+    perturbation: Perturbation
+
+    def change(self, ground: Ground) -> Change:
+        return Perturbed(self.perturbation, self.entry.name, ground.seed)
+
+
+@dataclass(frozen=True)
+class Attacked(Change):
+    """An attack on the network by who does not know of any monitor. Labels are the network's own prediction."""
+
+    attack: Attack
+    probe: Probe
+    target: int | None
+    told: str
+    seed: int
+
+    def make(self, images: Images, names: Sequence[str]) -> Images:
+        if self.attack.start == "clean":
+            return self.attack(self.probe, images, target=self.target).images.to(images)
+        each = [
+            self.attack(
+                self.probe, images[i : i + 1], target=self.target, seed=seed_of(self.seed, self.told, name)
+            ).images
+            for i, name in enumerate(names)
+        ]
+        return torch.cat(each).to(images)
+
+
+@dataclass(frozen=True)
+class AttackPlan(ChangePlan):
+    """A recipe with its settings, and the class that it wants everywhere, if any."""
+
+    attack: Attack
+    target: str | None
+
+    def change(self, ground: Ground) -> Change:
+        classes = ground.backbone.task.classes
+        if self.target is not None and self.target not in classes:
+            raise ValueError(
+                f"The target of '{self.entry.name}' is no class of the network. {nearest(self.target, list(classes))}"
+            )
+        target = None if self.target is None else classes.index(self.target)
+        return Attacked(self.attack, ground.probe, target, self.entry.name, ground.seed)
+
+
+@dataclass(frozen=True)
+class Shifted(Change):
+    """One delta for all images."""
+
+    delta: UniversalDelta
+
+    def make(self, images: Images, names: Sequence[str]) -> Images:
+        return self.delta(images)
+
+
+@dataclass(frozen=True)
+class UniversalPlan(ChangePlan):
+    """GD-UAP made on the network or on another one, once, and kept in the study's folder."""
+
+    made_on: str | None
+    settings: Mapping[str, Any]
+
+    def change(self, ground: Ground) -> Change:
+        file = ground.folder / f"{self.entry.name}.delta.safetensors"
+        if not file.is_file():
+            text = self.made_on
+            backbone = ground.backbone if text is None else load_backbone(placed(text, ground.data))
+            images = ground.fit if self.settings.get("prior") == "data" else None
+            made = gd_uap(
+                backbone,
+                ground.size,
+                images=images,
+                channels=ground.channels,
+                **{"seed": ground.seed, **self.settings},
+                progress=ground.progress,
+            )
+            made.save(file)
+        return Shifted(UniversalDelta.load(file))
+
+
+def plans_of(tables: Sequence[Mapping[str, Any]]) -> list[ChangePlan | OtherImages]:
+    """What the tables `[[changes]]` of a study say, in their order.
+
+    Each has one of these, and besides it `name` and `label` if wanted:
+
+    * `perturbation`: a registered one; `severities` (one set each, by default 1), `paper`, the severity that is the
+      paper's, `control`, true if it should alarm nobody, and the perturbation's own settings;
+    * `attack`: a recipe; `target`, a class that is wanted everywhere, `paper`, true if it is the paper's, and the
+      recipe's own settings;
+    * `universal`: `gd_uap`; `made_on`, a backbone (by default the one that is attacked), `paper`, and its settings;
+    * `images`: a source of images from elsewhere, with a `name`.
+
+    Raises:
+        ValueError: none or several of these, an unknown setting, or two sets of one name.
+        LookupError: no such perturbation or recipe.
+    """
+    plans: list[ChangePlan | OtherImages] = []
+    for table in tables:
+        kinds = [kind for kind in PLANNERS if kind in table]
+        if len(kinds) != 1:
+            raise ValueError(f"A change is one of {', '.join(PLANNERS)}, and this table has {list(table)}")
+        plans += PLANNERS[kinds[0]](table)
+    names = [CLEAN]
+    for plan in plans:
+        name = plan.entry.name
+        if name in names:
+            raise ValueError(f"Two sets are named '{name}'; give one of them another name")
+        if not NAME.fullmatch(name):
+            raise ValueError(f"A set's name has letters, digits, '.', '_' and '-' alone, not {name!r}")
+        names.append(name)
+    return plans
+
+
+NAME = re.compile(r"[\w][\w.-]*")
+
+
+def perturbations(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
+    kind, severities = table["perturbation"], table.get("severities", (1,))
+    name, paper, control = table.get("name", kind), table.get("paper"), table.get("control", False)
+    label = table.get("label", name.replace("_", " "))
+    settings = rest(table, ("perturbation", "severities", "paper", "name", "label", "control"))
+    plans: list[ChangePlan | OtherImages] = []
+    for severity in severities:
+        wanted = {"name": kind, **settings, "severity": severity}
+        told = used(PERTURBATIONS, wanted)
+        several = len(severities) > 1
+        plans.append(
+            PerturbationPlan(
+                SetEntry(
+                    name=f"{name}-{severity}" if several else name,
+                    label=f"{label} {severity}" if several else label,
+                    kind="control" if control else "perturbation",
+                    change=name,
+                    severity=severity,
+                    settings={key: value for key, value in told.items() if key not in ("name", "severity")},
+                    paper=severity == paper,
+                    of=CLEAN,
+                ),
+                from_table(PERTURBATIONS, wanted),
+            )
+        )
+    return plans
+
+
+def attacks(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
+    recipe, target = table["attack"], table.get("target")
+    if recipe not in RECIPES:
+        raise LookupError(f"No recipe named '{recipe}'. {nearest(str(recipe), list(RECIPES))}")
+    if RECIPES[recipe].needs_target and target is None:
+        raise ValueError(f"The attack '{recipe}' needs target = a class of the network")
+    factory = RECIPES[recipe].factory
+    settings = rest(table, ("attack", "target", "paper", "name", "label"))
+    attack = from_keywords(factory, settings, f"attack '{recipe}'")
+    entry = named(table, recipe, "attack", {"recipe": recipe, "target": target, **defaults(factory), **settings})
+    return [AttackPlan(entry, attack, target)]
+
+
+def universals(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
+    if table["universal"] != "gd_uap":
+        raise LookupError(f"No universal attack named '{table['universal']}'. There is gd_uap.")
+    made_on = table.get("made_on")
+    settings = rest(table, ("universal", "made_on", "paper", "name", "label"))
+    unknown = [name for name in settings if name not in TAKEN]
+    if unknown:
+        raise ValueError(f"universal 'gd_uap' has no setting '{unknown[0]}'. {nearest(unknown[0], list(TAKEN))}")
+    entry = named(table, "gd_uap", "universal", {"made_on": made_on or "the same network", **TAKEN, **settings})
+    return [UniversalPlan(entry, made_on, settings)]
+
+
+def others(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
+    settings = rest(table, ("images", "name", "label"))
+    if settings or "name" not in table:
+        raise ValueError(f"Images from elsewhere have images, a name and perhaps a label; got {list(table)}")
+    source = table["images"]
+    entry = named(table, "ood", "ood", {"images": source})
+    return [OtherImages(entry, source)]
+
+
+PLANNERS: Mapping[str, Callable[[Mapping[str, Any]], list[ChangePlan | OtherImages]]] = {
+    "perturbation": perturbations,
+    "attack": attacks,
+    "universal": universals,
+    "images": others,
+}
+
+
+def named(table: Mapping[str, Any], change: str, kind: Kind, settings: Mapping[str, Any]) -> SetEntry:
+    name = table.get("name", change)
+    return SetEntry(
+        name=name,
+        label=table.get("label", name.replace("_", " ")),
+        kind=kind,
+        change=change,
+        settings=settings,
+        paper=bool(table.get("paper", False)),
+        of=None if kind == "ood" else CLEAN,
+    )
+
+
+def rest(table: Mapping[str, Any], own: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name not in own}
+
+
+def defaults(factory: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+TAKEN = {
+    name: value
+    for name, value in defaults(gd_uap).items()
+    if name not in ("images", "substitutes", "channels", "seed", "progress", "told")
+}
+"""The settings of GD-UAP that a study may have, with their defaults."""
+
+
+def seed_of(seed: int, *told: str) -> int:
+    """A seed of one's own, of the study's seed and names."""
+    digest = hashlib.sha256("\0".join([str(seed), *told]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
