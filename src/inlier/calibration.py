@@ -24,6 +24,7 @@ from inlier.types import Scores
 
 __all__ = [
     "Calibration", "RealisedRate", "Rule", "autocorrelation_length", "blocked_folds", "group_folds", "images_needed",
+    "members",
 ]  # fmt: skip
 
 Rule: TypeAlias = Literal["order_statistic", "high_probability", "robust"]

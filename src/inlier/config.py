@@ -6,6 +6,7 @@ signature's default. `used` says what all settings came to, to be written beside
 
 from __future__ import annotations
 
+import ast
 import inspect
 import tomllib
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 from inlier.registry import Registry, nearest
 
-__all__ = ["call_text", "from_keywords", "from_table", "read_toml", "used"]
+__all__ = ["call_text", "from_keywords", "from_table", "read_call", "read_toml", "used"]
 
 T = TypeVar("T")
 
@@ -89,6 +90,33 @@ def call_text(factory: Callable[..., Any], name: str, settings: Mapping[str, Any
     own = {key: frozen(value) for key, value in sorted(settings.items())}
     told = [f"{key}={value!r}" for key, value in own.items() if key not in known or known[key].default != value]
     return f"{name}({', '.join(told)})" if told else name
+
+
+def read_call(text: str, kind: str) -> tuple[str, dict[str, Any]]:
+    """Name and settings of `name` or `name(setting=value, ...)`, values being Python literals.
+
+    Args:
+        kind: what errors call it, such as `A detector`.
+
+    Raises:
+        ValueError: neither form.
+
+    >>> read_call("jpeg(quality=90)", "A perturbation")
+    ('jpeg', {'quality': 90})
+    """
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+        settings = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None}
+        whole = len(settings) == len(call.keywords) and not call.args  # nothing starred, nothing twice
+        name = call.func.id if isinstance(call.func, ast.Name) and whole else None
+    except (SyntaxError, ValueError):
+        name = None
+    if name is None:
+        raise ValueError(
+            f"{kind} is written as name or name(setting=value), values numbers or quoted text, not {text!r}"
+        )
+    return name, settings
 
 
 def split(

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from inlier.cli.report import report
 from inlier.errors import Mismatch
 from inlier.report.evaluation_page import LIMIT, evaluation_page, sign_off_page
-from inlier.report.folder import read_results, write_report
+from inlier.report.folder import read_results, without_images, write_report, write_results
 
 RESULTS = made_up()
 PLAIN = made_up(pictures=False)
@@ -286,3 +286,16 @@ def test_what_is_no_results_is_refused_with_what_was_expected(tmp_path):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(Mismatch, match=said):
             read_results(file)
+
+
+def test_results_without_images_have_every_number_and_no_picture(tmp_path):
+    results = made_up()
+    bare = without_images(results)
+    assert "data:image" in json.dumps(results)
+    assert "data:image" not in json.dumps(bare)
+    assert bare["rows"] == results["rows"]
+    assert [entry["changed"] for entry in bare["worst"]] == [entry["changed"] for entry in results["worst"]]
+    write_results(tmp_path, bare)
+    write_report(tmp_path, read_results(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    assert "image/webp" not in page

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["demo", "run_demo"]
 
-DETECTORS = ("mahalanobis", "energy", "max_softmax")
 FALSE_ALARM_RATE = 0.05
 FITTED = 60  # scenes of each known world
 TESTED_KNOWN = 15  # of each known world
@@ -93,7 +92,7 @@ def run_demo(seed: int, progress: Progress) -> Results:
         scenes = torch.cat(images)
 
     backbone = street_espnet()
-    monitor = Monitor(backbone, list(DETECTORS), seed=seed)
+    monitor = Monitor(backbone, seed=seed)
     with timed(seconds, "fitting"):
         monitor.fit(clean, progress=progress)
     with timed(seconds, "calibrating"):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inlier.cli import options
 from inlier.cli.arguments import BackboneArguments, ImageArguments, network, unpacked
+
+if TYPE_CHECKING:
+    from inlier.images import ImageSource
+    from inlier.observation import Readings
 
 __all__ = ["fit"]
 
@@ -43,6 +47,13 @@ def fit(
             help="Images of what is to be found, for detectors that learn from them: \"daain(head='logistic')\".",
         ),
     ] = None,
+    tolerate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='A perturbation that shall count as clean: gamma, "white_balance(severity=2)"; may be given again. '
+            "The monitor then sees less of what is like it."
+        ),
+    ] = None,
     fusion: Annotated[str, typer.Option(help="How several detectors become one score: max or sum.")] = "max",
     false_alarm_rate: options.RateOption = 0.01,
     rule: options.RuleOption = "order_statistic",
@@ -61,13 +72,23 @@ def fit(
     """
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say_skipped, tell
+    from inlier.config import from_table, read_call
     from inlier.monitor import Monitor
     from inlier.observation import Readings
+    from inlier.perturbations.table import PERTURBATIONS
+    from inlier.perturbations.tolerance import Tolerating
     from inlier.sampling import SamplingKey
 
     start = time.perf_counter()
     readings = images.saved()
     clean = images.open() if readings is None else readings
+    shown: ImageSource | Readings = clean
+    if tolerate:
+        if isinstance(clean, Readings):
+            raise ValueError("--tolerate changes images, and readings were made of them: give the images")
+        calls = [read_call(text, "A perturbation") for text in tolerate]
+        changes = [from_table(PERTURBATIONS, {**settings, "name": name}) for name, settings in calls]
+        shown = Tolerating(clean, changes, seed=seed or 0)
     odd = None if anomalies is None else replace(images, images=anomalies, split=None, groups=None, group_by=None)
     known = None if odd is None else odd.saved() or odd.open()
     file = Path(f"{images.images}.key")
@@ -80,7 +101,7 @@ def fit(
         seed=seed,
     )
     with progress_bars() as progress:
-        monitor.fit(clean, anomalies=known, batch_size=batch_size, progress=progress)
+        monitor.fit(shown, anomalies=known, batch_size=batch_size, progress=progress)
         if not isinstance(clean, Readings):
             say_skipped(clean)
         monitor.calibrate(

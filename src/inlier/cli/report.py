@@ -17,13 +17,22 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to write; by default where the results are.")
     ] = None,
+    without_pictures: Annotated[
+        bool,
+        typer.Option("--without-pictures", help="Leave images out, for data that must not be passed on; needs --out."),
+    ] = False,
 ) -> None:
     """Write report.html, sign_off.html and tables (CSV, LaTeX) of an evaluation anew; nothing is measured again."""
     from inlier.cli.summary import say
-    from inlier.report.folder import read_results, write_report
+    from inlier.report.folder import read_results, without_images, write_report, write_results
 
+    if without_pictures and out is None:
+        raise ValueError("--without-pictures writes results.json too, less the pictures: give it a folder with --out")
     found = read_results(results)
     folder = out or (results if results.is_dir() else results.parent)
+    if without_pictures:
+        found = without_images(found)
+        write_results(folder, found)
     written = write_report(folder, found)
     print(written[0])
     say(f"{written[1].name} and {len(written) - 2} files in {folder / 'tables'} were written beside it")

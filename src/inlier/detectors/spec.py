@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from inlier.anatomy import Anatomy
-from inlier.config import call_text
+from inlier.config import call_text, read_call
 from inlier.detectors.base import Detector
 from inlier.detectors.table import DETECTORS
 from inlier.registry import nearest
@@ -44,19 +43,7 @@ class DetectorSpec:
             ValueError: neither form, or an unknown setting.
             LookupError: no such detector.
         """
-        try:
-            node = ast.parse(text.strip(), mode="eval").body
-            call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-            settings = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None}
-            whole = len(settings) == len(call.keywords) and not call.args  # nothing starred, nothing twice
-            name = call.func.id if isinstance(call.func, ast.Name) and whole else None
-        except (SyntaxError, ValueError):
-            name = None
-        if name is None:
-            raise ValueError(
-                f"A detector is written as name or name(setting=value), values numbers or quoted text, not {text!r}"
-            )
-        return cls(name, settings)
+        return cls(*read_call(text, "A detector"))
 
     def build(self, anatomy: Anatomy) -> Detector:
         """The unfitted detector for a backbone."""

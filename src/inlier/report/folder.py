@@ -14,7 +14,7 @@ from inlier.report.evaluation_tables import evaluation_tables
 from inlier.report.findings import Findings
 from inlier.report.tables import write_tables
 
-__all__ = ["FORMAT", "RESULTS", "read_results", "write_report"]
+__all__ = ["FORMAT", "RESULTS", "read_results", "without_images", "write_report", "write_results"]
 
 FORMAT = 1
 """The format of results that this version reads."""
@@ -43,6 +43,20 @@ def read_results(path: Path) -> dict[str, Any]:
             "again, or use the version that wrote it"
         )
     return results
+
+
+def without_images(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results less everything that shows an image of the data: pictures, and those of the worst misses."""
+    worst = [
+        {name: value for name, value in entry.items() if not str(value).startswith("data:image")}
+        for entry in results.get("worst") or []
+    ]
+    return {**results, "pictures": {}, "worst": worst}
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write results.json."""
+    write_bytes(folder / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
 
 
 def write_report(folder: Path, results: Mapping[str, Any]) -> list[Path]:

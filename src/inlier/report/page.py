@@ -20,6 +20,7 @@ from inlier.report.markup import environment
 __all__ = ["label", "page", "write_page"]
 
 LABELS = {"max_softmax": "MSP", "energy": "energy", "mahalanobis": "Mahalanobis", "daain": "DAAIN"}
+LABELS |= {"profile": "profile", "profile-2": "second look"}
 TICKS = (0, 1, 3, 10, 30, 100, 300, 1_000, 10_000)  # multiples of the threshold
 STEEPNESS = 2.0  # how much room the axis gives to scores below the threshold
 SCATTER = 0.618034  # golden ratio: neighbouring dots come to lie far apart
