@@ -534,7 +534,7 @@ def test_camvid_is_calm_when_clean_and_alarmed_when_upside_down(data):
     weights = data / "weights" / "espnet_decoder_camvid_p2_q8.safetensors"
     train = ImageFolder(data / "camvid" / "train", size=(180, 240))
     monitor = Monitor(espnet(weights)).fit(train).calibrate(false_alarm_rate=0.05)
-    assert "neighbouring images" in monitor.clean.made
+    assert "whole groups" in monitor.clean.made
     validation = next(ImageFolder(data / "camvid" / "val", size=(180, 240)).batches(24)).images
     assert monitor(validation).flagged.double().mean() < 0.3
     upside_down = PERTURBATIONS["vertical_flip"]()(validation)

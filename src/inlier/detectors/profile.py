@@ -101,7 +101,7 @@ def logarithms(norms: Float[Tensor, "n taps"], measured: Float[Tensor, "n k"]) -
     return torch.cat([norms.clamp_min(LEAST_NORM).log(), (measured + LEAST).log()], dim=1)
 
 
-def thinned(logits: Logits) -> Logits:
+def thinned(logits: Logits) -> Float[Tensor, "n classes *grid"]:
     """The logits of a grid of pixels, not much more than `PREDICTIONS` of them; a classifier's as they are."""
     if logits.ndim == 2:
         return logits
