@@ -117,7 +117,7 @@ def test_the_seed_fixes_the_fit(fitted):
 
 def test_an_unknown_head_is_refused_with_the_known_ones(anatomy):
     (reader,) = daain(anatomy, distance=6, blocks=1).requires
-    with pytest.raises(ValueError, match="mahalanobis, hbos or logistic, not 'msp'"):
+    with pytest.raises(ValueError, match="mahalanobis, hbos, hbos_clipped or logistic, not 'msp'"):
         DAAIN(reader, head="msp")
 
 
