@@ -125,6 +125,18 @@ class Readings:
             self.memory_limit,
         )
 
+    def measured(self, name: str) -> Tensor:
+        """What a detector's measure of this name came to, an image a row.
+
+        Raises:
+            Mismatch: the images were read without that detector's measures.
+        """
+        if name not in self.values:
+            raise Mismatch(
+                f"The readings hold no '{name}': read the images with also=detector.measures, or by a monitor"
+            )
+        return self.values[name]
+
     def rows(self, name: str) -> Sequence[Tensor]:
         """The values of one reader in pieces of about 64 MB, as often as asked; one piece where they are no more."""
         value = self.values[name]

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from inlier.cli.report import report
 from inlier.errors import Mismatch
+from inlier.evaluation.results_file import write_results
 from inlier.report.evaluation_page import LIMIT, evaluation_page, sign_off_page
-from inlier.report.folder import read_results, without_images, write_report, write_results
+from inlier.report.folder import read_results, without_images, write_report
 
 RESULTS = made_up()
 PLAIN = made_up(pictures=False)

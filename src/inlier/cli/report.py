@@ -24,7 +24,8 @@ def report(
 ) -> None:
     """Write report.html, sign_off.html and tables (CSV, LaTeX) of an evaluation anew; nothing is measured again."""
     from inlier.cli.summary import say
-    from inlier.report.folder import read_results, without_images, write_report, write_results
+    from inlier.evaluation.results_file import write_results
+    from inlier.report.folder import read_results, without_images, write_report
 
     if without_pictures and out is None:
         raise ValueError("--without-pictures writes results.json too, less the pictures: give it a folder with --out")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inlier.anatomy import Anatomy
 from inlier.detectors.base import Detector
-from inlier.errors import Mismatch, NotFitted
+from inlier.errors import NotFitted
 from inlier.looks import Copy, CopyKind, copy_look, standing_in
 from inlier.observation import Observation, Readings
 from inlier.types import Logits, Maps, Progress, Scores
@@ -85,13 +85,9 @@ class Disagreement(Detector):
             Mismatch: the images were read without this detector's measures.
             ValueError: there are fewer than 4.
         """
-        if self.reading not in readings.values:
-            raise Mismatch(
-                f"The readings hold no '{self.reading}': read the images with also=detector.measures, or by a monitor"
-            )
         if len(readings) < MINIMUM_IMAGES:
             raise ValueError(f"Disagreement is fitted to at least {MINIMUM_IMAGES} clean images, not {len(readings)}")
-        rows = readings.values[self.reading].double().cpu()
+        rows = readings.measured(self.reading).double().cpu()
         logarithm, own = rows[:, 0], rows[:, 1:]
         centre, typical = own.mean(0), logarithm.mean()
         size = (own - centre).square().mean(0).sqrt()

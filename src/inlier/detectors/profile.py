@@ -1,7 +1,7 @@
 """Profile: how strong the activations are at the end of every stage, and how sure the prediction is.
 
-These are a handful of numbers, so that what is normal is learnt from a few dozen images and holds for drives, sites and
-seasons that were not among them: scores of thousands of channel means tell one clean drive from the next above all.
+These are a handful of numbers, so that what is normal is learnt from a few dozen images and carries over better to drives,
+sites and seasons that were not among them: thousands of channel means tell one clean drive from the next above all.
 With a second look, how far the prediction moves under compression is one number more, which sees attacks that leave
 nothing else to be seen.
 """
@@ -19,7 +19,6 @@ from torch import Tensor
 from inlier.anatomy import Anatomy
 from inlier.densities.gaussian import Gaussian
 from inlier.detectors.base import Detector
-from inlier.errors import Mismatch
 from inlier.looks import Copy, CopyKind, copy_look
 from inlier.observation import Observation, Readings
 from inlier.readers import ActivationNorms, Reader
@@ -71,11 +70,7 @@ class Profile(Detector):
         Raises:
             Mismatch: the images were read without this detector's measures.
         """
-        if self.reading not in readings.values:
-            raise Mismatch(
-                f"The readings hold no '{self.reading}': read the images with also=detector.measures, or by a monitor"
-            )
-        self.density.fit(logarithms(readings.values[self.norms], readings.values[self.reading]))
+        self.density.fit(logarithms(readings.values[self.norms], readings.measured(self.reading)))
         return self
 
     def forward(self, observation: Observation) -> Scores:

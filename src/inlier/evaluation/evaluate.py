@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,15 +19,14 @@ from inlier.evaluation.measure import (
     without_nan,
     worst_misses,
 )
+from inlier.evaluation.results_file import FORMAT, shortened, write_results
 from inlier.evaluation.run import Evaluation
 from inlier.evaluation.study import Study
-from inlier.files import write_bytes
 from inlier.types import Progress
 
-__all__ = ["FORMAT", "RESULTS", "SCORES", "evaluate"]
+__all__ = ["SCORES", "evaluate"]
 
-FORMAT = 1
-RESULTS, SCORES = "results.json", "scores.safetensors"
+SCORES = "scores.safetensors"
 
 
 def evaluate(
@@ -91,6 +89,6 @@ def evaluate(
         "targets": targets_of(study.goals, told),
         "notes": list(evaluated.notes),
     }
-    plain: dict[str, Any] = without_nan(results)
-    write_bytes(evaluation.out / RESULTS, json.dumps(plain, indent=1, allow_nan=False).encode())
+    plain: dict[str, Any] = shortened(without_nan(results))
+    write_results(evaluation.out, plain)
     return plain

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from inlier.errors import Mismatch
+from inlier.evaluation.results_file import FORMAT, RESULTS
 from inlier.files import write_bytes
 from inlier.report.evaluation_page import evaluation_page, sign_off_page
 from inlier.report.evaluation_tables import evaluation_tables
 from inlier.report.findings import Findings
 from inlier.report.tables import write_tables
 
-__all__ = ["FORMAT", "RESULTS", "read_results", "without_images", "write_report", "write_results"]
-
-FORMAT = 1
-"""The format of results that this version reads."""
-RESULTS = "results.json"
+__all__ = ["read_results", "without_images", "write_report"]
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -52,11 +49,6 @@ def without_images(results: Mapping[str, Any]) -> dict[str, Any]:
         for entry in results.get("worst") or []
     ]
     return {**results, "pictures": {}, "worst": worst}
-
-
-def write_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write results.json."""
-    write_bytes(folder / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
 
 
 def write_report(folder: Path, results: Mapping[str, Any]) -> list[Path]:
