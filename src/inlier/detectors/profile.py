@@ -1,7 +1,8 @@
 """Profile: how strong the activations are at the end of every stage, and how sure the prediction is.
 
-These are a handful of numbers, so that what is normal is learnt from a few dozen images and carries over better to drives,
-sites and seasons that were not among them: thousands of channel means tell one clean drive from the next above all.
+These are a handful of numbers, so that what is normal is learnt from a few dozen images and carries over better to
+drives, sites and seasons that were not among them: thousands of channel means tell one clean drive from the next above
+all.
 With a second look, how far the prediction moves under compression is one number more, which sees attacks that leave
 nothing else to be seen.
 """
