@@ -242,6 +242,8 @@ class Monitor(nn.Module):
             images: clean ones, or what `read` made of such; the network is not run for these.
             anomalies: images of what is to be found, for detectors that learn from labelled anomalies.
 
+        Fewer than ten images bring a warning.
+
         Raises:
             ValueError: no images, or images that no camera delivers.
             Mismatch: images of several sizes for a detector that samples; readings of another backbone, key or
@@ -262,6 +264,13 @@ class Monitor(nn.Module):
                 if detector.learns:
                     _fit(detector, readings, odd, self.seed, _renamed(progress, f"fitting {name}"))
             clean_readings = self._empty_clean_readings(readings.names).fit(readings)
+            if len(readings) < FEW and any(detector.learns for _, detector in self._detectors()):
+                warnings.warn(
+                    f"{len(readings)} clean images are too few to learn what is normal: scores are guesses, and no "
+                    f"threshold below a false-alarm rate of {1 / (len(readings) + 1):.2g} can be set. Give {USABLE} or "
+                    "more, of several places and times.",
+                    stacklevel=2,
+                )
         except BaseException:  # a fit that fails, or is interrupted, leaves the monitor as it was
             self.anatomy, self.detectors, self._required, self._probe, self._blank, self._recorded_as = before
             raise
@@ -794,6 +803,8 @@ class Monitor(nn.Module):
         return Why(shares, heat, self.clean_readings.nearest([reading.detach() for reading in readings]))
 
 
+FEW, USABLE = 10, 25
+"""Below the first number of clean images `fit` warns; from the second on the default monitor is of use."""
 GROUPS = 3
 """From so many groups on, whole groups are held out for a detector that carries over: two must be left to fit to."""
 LEARNT = ("detectors.", "calibrations.", "calibration.", "clean_readings.")

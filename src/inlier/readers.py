@@ -6,6 +6,7 @@ differentiable, and its memory is that of what is kept.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -205,12 +206,17 @@ class ChannelStatistics(Reader):
             activation = activation[..., None, None]
         if activation.requires_grad:
             activation = activation.clone()  # the backward pass needs it as it is now, before any in-place change
-        if self.normalise == "rms":
-            rms = activation.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-20).sqrt()
-            activation = activation / rms
         grid = self.grids[position]
-        kept = [STATISTICS[statistic](activation, grid) for statistic in self.statistics]
-        return torch.cat([statistic.flatten(1) for statistic in kept], dim=1)
+        if self.normalise == "none":
+            return self.measured(activation, grid)
+        rms = root_mean_square(activation)
+        if self.statistics == ("mean",):
+            means: Tensor = region_mean(activation, grid).flatten(1) / rms  # so much smaller than the activation
+            return means
+        return self.measured(activation / rms[..., None, None], grid)
+
+    def measured(self, activation: Float[Tensor, "n c h w"], grid: tuple[int, int]) -> Float[Tensor, "n k"]:
+        return torch.cat([STATISTICS[statistic](activation, grid).flatten(1) for statistic in self.statistics], dim=1)
 
     def origins(self) -> Int[Tensor, " size"]:
         return torch.arange(len(self.taps)).repeat_interleave(torch.tensor(self.sizes))
@@ -231,6 +237,13 @@ def region_std(activation: Tensor, grid: tuple[int, int]) -> Tensor:
 def region_energy(activation: Tensor, grid: tuple[int, int]) -> Tensor:
     smooth = F.avg_pool2d(activation, 3, stride=1, padding=1, count_include_pad=False)
     return region_mean((activation - smooth).square(), grid)
+
+
+def root_mean_square(activation: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1"]:
+    """Of each image's activation, all channels together."""
+    flat = activation.flatten(1)
+    norm: Tensor = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    return (norm / math.sqrt(flat.shape[1])).clamp_min(1e-10)
 
 
 STATISTICS = {"mean": region_mean, "std": region_std, "energy": region_energy}

@@ -198,7 +198,7 @@ def test_results_are_those_of_the_record(ran):
     assert rows.keys() == record.scores.keys()
     row, entry = rows["daain", 1, "to_road"], record.monitor("daain")
     clean, scores = (record.scores["daain", 1, name] for name in ("clean", "to_road"))
-    assert row["auroc"] == auroc(clean, scores)
+    assert row["auroc"] == pytest.approx(auroc(clean, scores), abs=1e-6)
     low, high = row["auroc_interval"]
     assert low <= row["auroc"] <= high
     assert row["flagged"]["0.1"]["hits"] == int((scores > entry.thresholds[1][0.1]).sum())
@@ -222,6 +222,12 @@ def test_the_share_of_changed_pixels_is_against_the_prediction_for_the_clean_ima
     valid = labels != 3
     expected = ((predicted != labels) & valid).flatten(1).sum(1) / valid.flatten(1).sum(1)
     torch.testing.assert_close(wrong, expected.double())
+    for name in ("clean", "to_road"):
+        hits, union = record.overlap[name].sum(0)
+        counts = record.confusion[name]
+        assert torch.equal(hits, counts.diagonal())
+        assert torch.equal(union[:3], (counts.sum(0) + counts.sum(1) - hits)[:3])
+        assert int(union[3:].sum()) == 0  # void
 
 
 def test_nested_false_alarms_are_of_a_monitor_that_never_saw_the_group(data, ran):

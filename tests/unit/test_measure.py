@@ -10,6 +10,7 @@ import torch
 from inlier.errors import Mismatch
 from inlier.evaluation.measure import (
     BINS,
+    LOST,
     curves_of,
     histograms,
     measured,
@@ -28,6 +29,12 @@ GROUPS = ("a", "a", "a", "b", "b", "b")
 
 def doubles(*values):
     return torch.tensor(values, dtype=torch.float64)
+
+
+def pixels(*hits):
+    """Of six images, of two classes with 4 pixels in their union each; the second class is hit by 2, a third absent."""
+    first = torch.tensor(hits)
+    return torch.stack([torch.stack([first, first * 0 + 2, first * 0], 1), torch.tensor([[4, 4, 0]] * len(hits))], 1)
 
 
 @pytest.fixture
@@ -57,6 +64,7 @@ def record():
         calibration_groups=GROUPS,
         changed=changed,
         iou={name: 1 - value for name, value in changed.items()},
+        overlap={"clean": pixels(4, 4, 4, 4, 4, 4), "attack": pixels(1, 2, 3, 4, 4, 0)},
         confusion={"clean": torch.tensor([[8, 2, 0], [2, 8, 0], [0, 0, 0]])},
         nested={("m", 0, "a", 0.2): torch.tensor([1, 0, 0])},
     )  # fmt: skip
@@ -151,6 +159,19 @@ def test_bins_of_damage_hold_every_changed_image_once_and_no_control(record):
     assert [(each["from"], each["to"]) for each in line["bins"]] == list(pairwise(BINS))
     assert [each["images"] for each in line["bins"]] == [1, 1, 1, 1, 1, 1, 6]
     assert [each["flagged"] for each in line["bins"]] == [0, 0, 0, 1, 0, 1, 5]
+
+
+def test_bins_of_loss_are_of_what_each_image_lost_in_mean_iou(record):
+    assert [line["monitor"] for line in measured(record)["against_loss"]] == ["m"] * 3
+    line = measured(record)["against_loss"][0]
+    # the attack's images lose (4 - hits) / 8: .375, .25, .125, 0, 0, .5; it flags numbers 0, 1, 2 and 5
+    assert [(each["from"], each["to"]) for each in line["bins"]] == list(pairwise(LOST))
+    assert [each["images"] for each in line["bins"]] == [2, 0, 0, 1, 1, 2]
+    assert [each["flagged"] for each in line["bins"]] == [0, 0, 0, 1, 1, 2]
+
+
+def test_without_labels_nothing_is_said_of_loss(record):
+    assert measured(replace(record, overlap={}))["against_loss"] == []
 
 
 def test_held_out_counts_the_flags_of_nested_monitors(record):

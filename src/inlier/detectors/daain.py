@@ -89,6 +89,7 @@ class DAAIN(Detector):
         key: SamplingKey | None = None,
     ) -> None:
         super().__init__()
+        made = head_named(head, reader.size, bins, penalty)  # first of all: a name may be mistyped
         self.requires = (reader,)
         self.reading = reader.name
         if mixing == "conv1x1" and key is None:
@@ -105,26 +106,7 @@ class DAAIN(Detector):
         )
         self.fused: RunTimeFlow | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module.fuse())  # type: ignore[no-untyped-call]
-        self.head: nn.Module | None
-        if head == "hbos":
-            self.head = HBOS(reader.size, bins)
-        elif head == "hbos_clipped":
-            self.head = ClippedHBOS(reader.size, bins)
-        elif head == "euclidean":
-            self.head = Euclidean()
-        elif head == "harmonic":
-            self.head = HarmonicMean()
-        elif head == "mahalanobis":
-            self.head = LatentMahalanobis(reader.size)
-        elif head == "logistic":
-            self.head = Logistic(reader.size, penalty)
-        elif head == "likelihood":
-            self.head = None
-        else:
-            raise ValueError(
-                "head must be likelihood, euclidean, harmonic, mahalanobis, hbos, hbos_clipped or logistic, "
-                f"not {head!r}"
-            )
+        self.head = made
         self.learns_from_anomalies = head == "logistic"
 
     def fit(
@@ -185,6 +167,28 @@ class DAAIN(Detector):
             return surprise
         scores: Scores = self.head(self.fitted_flow.latent(x))
         return scores
+
+
+def head_named(head: Head, size: int, bins: int, penalty: float) -> nn.Module | None:
+    """What scores a latent vector of so many numbers; None where the likelihood does."""
+    match head:
+        case "hbos":
+            return HBOS(size, bins)
+        case "hbos_clipped":
+            return ClippedHBOS(size, bins)
+        case "euclidean":
+            return Euclidean()
+        case "harmonic":
+            return HarmonicMean()
+        case "mahalanobis":
+            return LatentMahalanobis(size)
+        case "logistic":
+            return Logistic(size, penalty)
+        case "likelihood":
+            return None
+    raise ValueError(
+        f"head must be likelihood, euclidean, harmonic, mahalanobis, hbos, hbos_clipped or logistic, not {head!r}"
+    )
 
 
 def daain(

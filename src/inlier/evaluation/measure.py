@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from inlier.evaluation.intervals import auroc_interval, aurocs, bootstrap_band
@@ -28,19 +28,31 @@ from inlier.evaluation.metrics import (
 from inlier.evaluation.record import MonitorEntry, Record, SetEntry
 from inlier.evaluation.study import PAPER, RATES, Goal
 
-__all__ = ["BINS", "DAMAGED", "curves_of", "histograms", "measured", "targets_of", "without_nan", "worst_misses"]
+__all__ = [
+    "BINS",
+    "DAMAGED",
+    "LOST",
+    "curves_of",
+    "histograms",
+    "measured",
+    "targets_of",
+    "without_nan",
+    "worst_misses",
+]
 
 DAMAGED = 0.1
 """Share of changed pixels from which a change did something to the prediction."""
 BINS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Edges of the shares of changed pixels, for alarms against damage; the last bin holds 1."""
+LOST = (-1.0, 0.01, 0.03, 0.1, 0.2, 0.3, 1.0)
+"""Edges of what an image's mean IoU loses, for the same; the first bin holds the images that lost nothing, too."""
 RESAMPLES = 500
 POINTS = 200
 """Of a curve at most."""
 
 
 def measured(record: Record, *, void: int | None = None, seed: int = 0) -> dict[str, Any]:
-    """Monitors, sets, rows, summary, pooled, held_out and against_damage of a record's results.
+    """Monitors, sets, rows, summary, pooled, held_out, against_damage and against_loss of a record's results.
 
     Args:
         record: of an evaluation.
@@ -57,9 +69,8 @@ def measured(record: Record, *, void: int | None = None, seed: int = 0) -> dict[
             p for monitor in record.monitors for s in monitor.seeds for p in pooled_of(record, monitor, s, seed)
         ],
         "held_out": held_out_of(record),
-        "against_damage": [
-            line for monitor in record.monitors for s in monitor.seeds for line in against_damage(record, monitor, s)
-        ],
+        "against_damage": against_damage(record, record.changed, BINS),
+        "against_loss": against_damage(record, lost_iou(record), LOST),
     }
 
 
@@ -235,29 +246,48 @@ def held_out_of(record: Record) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def against_damage(record: Record, monitor: MonitorEntry, seed: int) -> list[dict[str, Any]]:
-    """How many changed images are flagged, by the share of their pixels whose class changed; controls stay out."""
-    parts = [
-        (record.changed[entry.name], record.scores[monitor.name, seed, entry.name])
+def lost_iou(record: Record) -> dict[str, Tensor]:
+    """By set, what each image's mean IoU against its labels lost by the change; nan where an image has no labels."""
+    clean = record.overlap.get(record.clean.name)
+    if clean is None:
+        return {}
+    return {
+        entry.name: iou_of(clean) - iou_of(record.overlap[entry.name])
         for entry in record.sets
-        if entry.kind not in ("clean", "control", "ood")
-        and entry.name in record.changed
-        and (monitor.name, seed, entry.name) in record.scores
-    ]
-    if not parts:
-        return []
-    changed, scores = (torch.cat(values) for values in zip(*parts, strict=True))
-    place = torch.bucketize(changed, torch.tensor(BINS[1:-1], dtype=changed.dtype), right=True)
+        if entry.of == record.clean.name and entry.name in record.overlap
+    }
+
+
+def iou_of(overlap: Int64[Tensor, "n 2 k"]) -> Float64[Tensor, " n"]:
+    """The mean over the classes that the image's label map or prediction has."""
+    hits, union = overlap.double().unbind(1)
+    return (hits / union).nanmean(1)  # 0 / 0 is nan
+
+
+def against_damage(record: Record, damage: Mapping[str, Tensor], edges: Sequence[float]) -> list[dict[str, Any]]:
+    """How many changed images each monitor flags, by the damage that the change did; controls stay out."""
+    named = [entry.name for entry in record.sets if entry.kind not in ("clean", "control", "ood")]
     lines = []
-    for rate, limit in monitor.thresholds.get(seed, {}).items():
-        bins = [
-            {"from": BINS[number], "to": BINS[number + 1], **share(scores[place == number] > limit)}
-            for number in range(len(BINS) - 1)
+    for monitor, seed in ((each, seed) for each in record.monitors for seed in each.seeds):
+        parts = [
+            (damage[name], record.scores[monitor.name, seed, name])
+            for name in named
+            if name in damage and (monitor.name, seed, name) in record.scores
         ]
-        lines.append({
-            "monitor": monitor.name, "seed": seed, "rate": rate,
-            "bins": [{"flagged": each.pop("hits"), **each} for each in bins],
-        })  # fmt: skip
+        if not parts:
+            continue
+        done, scores = (torch.cat(values) for values in zip(*parts, strict=True))
+        done, scores = done[~done.isnan()], scores[~done.isnan()]
+        place = torch.bucketize(done, torch.tensor(edges[1:-1], dtype=done.dtype), right=True)
+        for rate, limit in monitor.thresholds.get(seed, {}).items():
+            bins = [
+                {"from": edges[number], "to": edges[number + 1], **share(scores[place == number] > limit)}
+                for number in range(len(edges) - 1)
+            ]
+            lines.append({
+                "monitor": monitor.name, "seed": seed, "rate": rate,
+                "bins": [{"flagged": each.pop("hits"), **each} for each in bins],
+            })  # fmt: skip
     return lines
 
 

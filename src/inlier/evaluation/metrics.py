@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from numpy.typing import NDArray
 from scipy.stats import beta
 from torch import Tensor
@@ -22,8 +22,8 @@ from inlier.types import LabelMaps
 
 __all__ = [
     "ConfusionMatrix", "Positive", "PrecisionRecall", "Rates", "Roc", "Values", "aupr", "auroc", "changed_iou",
-    "changed_share", "fpr_at_tpr", "image_iou", "precision_recall_curve", "rate_interval", "rates_at", "roc_curve",
-    "scores_of",
+    "changed_share", "fpr_at_tpr", "image_iou", "overlaps", "precision_recall_curve", "rate_interval", "rates_at",
+    "roc_curve", "scores_of",
 ]  # fmt: skip
 
 Values: TypeAlias = Tensor | NDArray[np.floating] | Sequence[float]
@@ -247,6 +247,18 @@ def image_iou(
     Either map may be labels; then `valid` leaves the void ones out.
 
     Raises:
+        ValueError: as `overlaps`.
+    """
+    hits, union = overlaps(prediction_a, prediction_b, classes, valid).double().unbind(1)
+    return hits / union  # 0 / 0 is nan
+
+
+def overlaps(
+    prediction_a: LabelMaps, prediction_b: LabelMaps, classes: int, valid: Bool[Tensor, "n *hw"] | None = None
+) -> Int64[Tensor, "n 2 classes"]:
+    """Pixels of intersection (row 0) and union (row 1) of each class in each image; see `image_iou`.
+
+    Raises:
         ValueError: the shapes differ, or a valid pixel's class lies outside 0 ... classes - 1.
     """
     masks = valid_pixels(prediction_a, prediction_b, valid)
@@ -258,10 +270,10 @@ def image_iou(
             (prediction_b, masks),
         )
     )
-    return hits / (one + other - hits)  # 0 / 0 is nan
+    return torch.stack([hits, one + other - hits], dim=1)
 
 
-def class_counts(maps: LabelMaps, where: Bool[Tensor, "n *hw"], classes: int) -> Float64[Tensor, "n classes"]:
+def class_counts(maps: LabelMaps, where: Bool[Tensor, "n *hw"], classes: int) -> Int64[Tensor, "n classes"]:
     """How many of the pixels in the mask each image has of each class."""
     chosen = maps[where]
     if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < classes:
@@ -271,7 +283,7 @@ def class_counts(maps: LabelMaps, where: Bool[Tensor, "n *hw"], classes: int) ->
         )
     n = len(maps)
     offsets = classes * torch.arange(n, device=maps.device).view(n, *[1] * (maps.ndim - 1))
-    return (maps.long() + offsets)[where].bincount(minlength=n * classes).view(n, classes).double()
+    return (maps.long() + offsets)[where].bincount(minlength=n * classes).view(n, classes)
 
 
 def changed_iou(

@@ -95,12 +95,13 @@ class Record:
         monitors, sets: what there is.
         scores: (n,) by monitor, seed and set; a monitor need not have been shown every set.
         calibration: (m,) by monitor and seed: scores of the clean images of the fit, each by detectors that were fitted
-            to others.
+            to others; fewer than names where a monitor learnt from fewer.
         calibration_names, calibration_groups: of these images.
         changed: (n,) share of pixels whose predicted class differs from that for the unchanged image; where the change
             moves pixels, from that prediction moved alike.
         iou: (n,) mean IoU of these two predictions over the classes in either.
         wrong: (n,) share of the labelled pixels that are predicted wrong.
+        overlap: (n, 2, k) pixels of intersection and union of label and prediction, by class.
         confusion: (k, k) pixels by label and predicted class.
         content: (n, k) share of each class in the label map, or in the prediction where there is none.
         light: (n,) mean brightness in [0, 1].
@@ -118,6 +119,7 @@ class Record:
     changed: Mapping[str, Float64[Tensor, " n"]] = field(default_factory=dict)
     iou: Mapping[str, Float64[Tensor, " n"]] = field(default_factory=dict)
     wrong: Mapping[str, Float64[Tensor, " n"]] = field(default_factory=dict)
+    overlap: Mapping[str, Int64[Tensor, "n 2 k"]] = field(default_factory=dict)
     confusion: Mapping[str, Int64[Tensor, "k k"]] = field(default_factory=dict)
     content: Mapping[str, Float64[Tensor, "n k"]] = field(default_factory=dict)
     light: Mapping[str, Float64[Tensor, " n"]] = field(default_factory=dict)

@@ -44,6 +44,7 @@ from inlier.observation import Readings
 from inlier.origin import AbsentBackbone, Origin
 from inlier.perturbations.base import to_8_bit
 from inlier.readers import SampledActivations
+from inlier.registry import nearest
 from inlier.sampling import SamplingKey
 from inlier.types import Images, LabelMaps, Progress
 
@@ -158,6 +159,10 @@ class Evaluation:
         self._keys: dict[int, list[SamplingKey]] = {}
         self.changes = plans_of(study.changes)
         self.plans = list(study.plans)
+        there = {name for plan in self.changes for name in (plan.entry.name, plan.entry.change)}
+        for table in study.published:
+            if table["of"] not in there:
+                raise LookupError(f"Published numbers are of '{table['of']}'. {nearest(table['of'], sorted(there))}")
         self.restrict(only)
         backbone = load_backbone(placed(study.backbone, self.data), classes=study.classes).to(study.device)
         self.backbone = backbone
@@ -441,6 +446,8 @@ class Evaluation:
         readings: Readings | None = None
         if watch.learns(seat):
             readings = self.readings(watch, seat, FIT)
+            if plan.fit_images is not None and plan.fit_images < len(readings):
+                readings = readings.subset(evenly(len(readings), plan.fit_images))
             monitor.fit(readings, progress=self.named(plan.name))
         tensors: dict[str, Tensor] = {}
         told: dict[str, Any] = {"thresholds": {}, "made": "", "cost": None, "notes": [], "nested": []}
@@ -730,13 +737,18 @@ class Evaluation:
 
 REPEATS = 11
 SECONDS = "seconds.json"
-OF_SETS = ("changed", "iou", "wrong", "confusion", "content", "light", "linf")
+OF_SETS = ("changed", "iou", "wrong", "overlap", "confusion", "content", "light", "linf")
 
 
 def is_shown(on: Sequence[str], entry: SetEntry) -> bool:
     """Whether a list such as `on` of a monitor names a set."""
     told = {entry.name, entry.change, entry.kind, "all", *([PAPER] if entry.paper else [])}
     return bool(told & set(on))
+
+
+def evenly(count: int, most: int) -> Tensor:
+    """Places of so many of a row."""
+    return torch.arange(most) * count // most
 
 
 def is_keyed(monitor: Monitor) -> bool:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from inlier.backbones.base import Task
 from inlier.errors import Mismatch
-from inlier.evaluation.metrics import ConfusionMatrix, changed_iou, changed_share
+from inlier.evaluation.metrics import ConfusionMatrix, changed_iou, changed_share, overlaps
 from inlier.files import PRIVATE, read_metadata, read_tensors, write_tensors
 from inlier.images import Batch
 from inlier.types import Images, LabelMaps
@@ -91,7 +91,6 @@ class Damage:
     PREDICTED = "predicted"
     VALUES = ("light", "content")
     CHANGED = ("changed", "iou", "linf")
-    LABELLED = "wrong"
     CONFUSION = "confusion"
 
     def __init__(self, task: Task) -> None:
@@ -125,13 +124,24 @@ class Damage:
             self.labelled = True
             self.matrix.update(predicted, labels)
             valid = torch.ones_like(labels, dtype=torch.bool) if self.task.void is None else labels != self.task.void
-            values[self.LABELLED] = changed_share(labels, predicted, valid)
+            values["wrong"] = changed_share(labels, predicted, valid)
+            if self.task.is_dense:
+                values["overlap"] = self.overlap(predicted, labels, valid)
         if before is not None:
             clean, was = before
             values["changed"] = changed_share(was, predicted)
             values["iou"] = 1 - changed_iou(was, predicted, classes)
             values["linf"] = (images.cpu() - clean.cpu()).detach().abs().flatten(1).amax(1).double()
         return values
+
+    def overlap(
+        self, predicted: LabelMaps, labels: LabelMaps, valid: Bool[Tensor, "n *hw"]
+    ) -> Int[Tensor, "n 2 classes"]:
+        """Pixels of intersection and union by class. Void has none, even where the network predicts it."""
+        found = overlaps(labels, predicted, len(self.task.classes), valid)
+        if self.task.void is not None and 0 <= self.task.void < len(self.task.classes):
+            found[..., self.task.void] = 0
+        return found
 
     def whole(self) -> dict[str, Tensor]:
         """What is no single image's: the confusion matrix, if there were labels."""

@@ -119,8 +119,6 @@ def side_of(record: Record, monitor: str, seeds: Sequence[int] | None = None, la
         raise LookupError(f"Monitor '{monitor}' has the seeds {list(entry.seeds)}, not {missing or 'none at all'}.")
     limits = [entry.thresholds.get(seed, {}) for seed in chosen]
     rates = [rate for rate in entry.rates if all(rate in found for found in limits)]
-    # A record may hold this part or not: those of the first format have none.
-    overlap: Mapping[str, Tensor] = getattr(record, "overlap", {})
     sets = {}
     for shown in record.sets:
         columns = [record.scores.get((monitor, seed, shown.name)) for seed in chosen]
@@ -134,7 +132,7 @@ def side_of(record: Record, monitor: str, seeds: Sequence[int] | None = None, la
                 for rate in rates
             },
             shown.change or shown.name, shown.settings, record.changed.get(shown.name), record.wrong.get(shown.name),
-            overlap.get(shown.name), record.light.get(shown.name), record.content.get(shown.name),
+            record.overlap.get(shown.name), record.light.get(shown.name), record.content.get(shown.name),
         )  # fmt: skip
     clean = record.clean.name
     copies = tuple(shown.name for shown in record.sets if shown.name in sets and shown.of == clean)

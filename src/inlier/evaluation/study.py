@@ -21,7 +21,7 @@ from inlier.evaluation.gathered import Source
 from inlier.monitor import Fusion
 from inlier.registry import nearest
 
-__all__ = ["PAPER", "Goal", "Metric", "MonitorPlan", "Study"]
+__all__ = ["PAPER", "Goal", "Metric", "MonitorPlan", "Published", "Study"]
 
 PAPER = "paper"
 """In `on` and `over`: the sets that are the paper's own."""
@@ -48,6 +48,7 @@ class MonitorPlan:
         rule: of calibration, if not the study's.
         threshold: whether to calibrate; without, there are no rates, fits for cross-fitting are saved, and a detector
             that learns nothing is not shown the images of the fit.
+        fit_images: how many of the study's images of the fit it learns from, spread evenly; all by default.
         nested: whether to observe false alarms on each group of the fit's images by a monitor fitted to the others.
     """
 
@@ -63,6 +64,7 @@ class MonitorPlan:
     defects: Sequence[str] = ()
     rule: Rule | None = None
     threshold: bool = True
+    fit_images: int | None = None
     nested: bool = False
 
     def __post_init__(self) -> None:
@@ -125,6 +127,24 @@ class Goal:
             raise ValueError(f"The target '{self.text}' is pooled: expected over = \"paper\" and no rate")
 
 
+@dataclass(frozen=True)
+class Published:
+    """What a paper reports of a change, to stand beside what came out; the keyword arguments of `[[published]]`.
+
+    Args:
+        of: the change, or the set.
+        aacc, aiou: of its success, from 0 to 1.
+        auroc, aupr, fpr95: by what the paper calls its detectors.
+    """
+
+    of: str
+    aacc: float | None = None
+    aiou: float | None = None
+    auroc: Mapping[str, float] = field(default_factory=dict)
+    aupr: Mapping[str, float] = field(default_factory=dict)
+    fpr95: Mapping[str, float] = field(default_factory=dict)
+
+
 METRICS = [str(metric) for metric in get_args(Metric)]
 
 
@@ -155,6 +175,7 @@ class Study:
         worst: how many misses to show.
         classes: names of the network's classes instead of its own.
         targets: tables, see `Goal`.
+        published: tables, see `Published`.
 
     Raises:
         ValueError, LookupError: an unknown setting, detector or name.
@@ -184,12 +205,15 @@ class Study:
     worst: int = 12
     classes: Sequence[str] | None = None
     targets: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    published: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         for name in ("monitors", "rates", "seeds"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Sequence) or not value:
                 raise ValueError(f"{name} of a study is a list with something in it, not {value!r}")
+        for table in self.published:
+            from_keywords(Published, table, f"published numbers of '{table.get('of', '?')}'")
         names = [plan.name for plan in self.plans]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

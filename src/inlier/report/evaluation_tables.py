@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from inlier.report.findings import ATTACKS, Entry, Findings, counted, label_of, rates_of
 from inlier.report.markup import decimals, nominal, settings_text
@@ -20,6 +20,7 @@ METRICS = (
     ("aupr", "AUPR", (0.5, 1.0)),
     ("fpr95", "FPR95", (1.0, 0.0)),
 )
+PUBLISHED = "What is published was measured elsewhere, on other images and another network, and is no target here."
 AXES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Upper ends of the axes on which rates are drawn."""
 
@@ -28,7 +29,7 @@ def evaluation_tables(found: Findings) -> dict[str, Table]:
     """Every table that the results have values for, by name and in the order of the report."""
     made = [
         targets(found), tried(found), false_alarms(found), held_out(found), controls(found),
-        *matrices(found), attacks(found), damage(found), *comparison(found), pooled(found), *ablations(found),
+        *matrices(found), attacks(found), *damages(found), *comparison(found), pooled(found), *ablations(found),
         success(found), *foreign(found), cost(found),
     ]  # fmt: skip
     kept = [table.filled() for table in made]
@@ -224,27 +225,42 @@ def attacks(found: Findings) -> Table:
     )  # fmt: skip
 
 
-def damage(found: Findings) -> Table:
-    """What is flagged of the images that changed so much, whatever changed them."""
+def damages(found: Findings) -> Iterator[Table]:
+    """What is flagged of the images on which a change did so much damage, whatever the change was."""
+    yield damage(
+        found, "damage", "against_damage", "changed pixels",
+        "by the share of predicted pixels that the change altered", nominal,
+    )  # fmt: skip
+    yield damage(
+        found, "loss", "against_loss", "mean IoU lost",
+        "by what the change took from the image's mean IoU against its labels, in points of 100", points,
+    )  # fmt: skip
+
+
+def damage(found: Findings, name: str, of: str, column: str, told: str, edge: Callable[[float], str]) -> Table:
     compared = {m["name"]: label_of(m) for m in found.compared}
     columns: dict[str, list[Entry]] = {}
-    for entry in found.all("against_damage"):
+    for entry in found.all(of):
         if entry["monitor"] in compared and float(entry["rate"]) == found.rate:
             columns.setdefault(entry["monitor"], entry["bins"])  # the first seed's
     names = [name for name in compared if name in columns]
     bins = columns[names[0]] if names else []
     return Table(
-        "damage",
-        f"Share of images flagged{at(found)}, by the share of predicted pixels that the change altered.",
-        (Column("changed pixels"), *(Column(compared[name], heat=(0.0, 1.0)) for name in names)),
+        name,
+        f"Share of images flagged{at(found)}, {told}.",
+        (Column(column), *(Column(compared[name], heat=(0.0, 1.0)) for name in names)),
         tuple(
             (
-                words(f"{nominal(b['from'])} to {nominal(b['to'])}"),
+                words(f"{edge(b['from'])} to {edge(b['to'])}" if b["from"] >= 0 else f"less than {edge(b['to'])}"),
                 *(binned(columns[name][n]) for name in names),
             )
             for n, b in enumerate(bins)
         ),
     )
+
+
+def points(value: float) -> str:
+    return f"{100 * value:g}"
 
 
 def binned(entry: Entry) -> Rate | None:
@@ -255,15 +271,27 @@ def comparison(found: Findings) -> Iterator[Table]:
     """The paper's Table 3: every metric for every change and monitor, mean and spread over keys."""
     for tag, sets in (("paper", found.sets(*CHANGES, paper=True)), ("more", found.sets(*CHANGES, paper=False))):
         for name, title, heat in METRICS:
+            papers = dict.fromkeys(detector for s in sets for detector in found.published(s).get(name, {}))
+            told = f"{title} of each change against the unchanged images; " + (
+                "the paper's changes." if tag == "paper" else "changes beyond the paper's."
+            )
             yield Table(
                 f"{name}_{tag}",
-                f"{title} of each change against the unchanged images; "
-                + ("the paper's changes." if tag == "paper" else "changes beyond the paper's."),
-                (Column("change"), *(Column(label_of(m), heat=heat) for m in found.compared)),
-                tuple(
-                    (words(label_of(s)), *(metric(found, m, s, name) for m in found.compared)) for s in sets
+                told + (f" {PUBLISHED}" if papers else ""),
+                (
+                    Column("change"),
+                    *(Column(f"{detector}, as published", heat=heat) for detector in papers),
+                    *(Column(label_of(m), heat=heat) for m in found.compared),
                 ),
-            )  # fmt: skip
+                tuple(
+                    (
+                        words(label_of(s)),
+                        *(number(found.published(s).get(name, {}).get(detector)) for detector in papers),
+                        *(metric(found, m, s, name) for m in found.compared),
+                    )
+                    for s in sets
+                ),
+            )
 
 
 def metric(found: Findings, monitor: Entry, s: Entry, name: str) -> Spread | None:
@@ -322,17 +350,26 @@ def first_pooled(found: Findings, monitor: Entry) -> Entry | None:
 
 def success(found: Findings) -> Table:
     """The paper's Table 1, left: how far each change moves the prediction."""
+    sets = [s for s in found.sets(*CHANGES, paper=True) if s.get("aacc") is not None]
+    beside = any(found.published(s) for s in sets)
     return Table(
         "attack_success",
         "How far each change moves the prediction away from that for the unchanged image (the paper's Table 1). AAcc: "
-        "share of pixels whose class differs. AIoU: one minus the mean intersection over union.",
-        (Column("change"), Column("AAcc"), Column("AIoU"), Column("images")),
-        tuple(
-            (words(label_of(s)), number(s.get("aacc")), number(s.get("aiou")), whole(s["images"]))
-            for s in found.sets(*CHANGES, paper=True)
-            if s.get("aacc") is not None
+        "share of pixels whose class differs. AIoU: one minus the mean intersection over union."
+        + (f" {PUBLISHED}" if beside else ""),
+        (
+            Column("change"), Column("AAcc"), Column("AIoU"),
+            *((Column("AAcc, as published"), Column("AIoU, as published")) if beside else ()), Column("images"),
         ),
-    )
+        tuple(
+            (
+                words(label_of(s)), number(s.get("aacc")), number(s.get("aiou")),
+                *((number(found.published(s).get("aacc")), number(found.published(s).get("aiou"))) if beside else ()),
+                whole(s["images"]),
+            )
+            for s in sets
+        ),
+    )  # fmt: skip
 
 
 def foreign(found: Findings) -> Iterator[Table]:

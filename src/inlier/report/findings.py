@@ -42,6 +42,11 @@ class Findings:
         """A list of the results; empty if it is not there."""
         return list(self.results.get(name) or ())
 
+    def published(self, s: Entry) -> Entry:
+        """What a paper reports of a set's change; empty if nothing was given."""
+        tables = (self.results.get("config") or {}).get("published") or ()
+        return next((table for table in tables if table["of"] in (s["name"], s["change"])), {})
+
     @cached_property
     def monitors(self) -> list[Entry]:
         """All monitors, in the order of the results."""
