@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick check bench golden clean
+.PHONY: demo test slow bench golden clean
 
 demo: .venv/core ## set up and run the main job on the embedded street scenes
 	$(BIN)/inlier demo
@@ -11,10 +11,10 @@ test: .venv/dev ## set up, check and test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
-
-quick: .venv/dev ## the tests that take less than ten seconds each
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+slow: .venv/dev ## the tests that take more than ten seconds each; CI runs them too
+	$(BIN)/python -m pytest -n 2 -m slow
 
 bench: .venv/dev ## every benchmark, as ratios in one run
 	$(BIN)/python benchmarks/run.py --threads 1

@@ -39,6 +39,10 @@ class Constraint(ABC):
     def sample(self, centre: Tensor, generator: torch.Generator) -> Tensor:
         """A random point of the ball around `centre`; [0, 1] is not looked at."""
 
+    def scaled(self, factor: float) -> Constraint:
+        """The ball with so many times the radius; for attacks that start in a larger one."""
+        return self
+
     def project(self, images: Images, clean: Images) -> Images:
         """Into the ball, then into [0, 1].
 
@@ -60,6 +64,9 @@ class LinfBall(Constraint):
     def __post_init__(self) -> None:
         _check_eps(self.eps)
 
+    def scaled(self, factor: float) -> LinfBall:
+        return LinfBall(self.eps * factor)
+
     def ball(self, point: Tensor, centre: Tensor) -> Tensor:
         return point.clamp(centre - self.eps, centre + self.eps)
 
@@ -75,6 +82,9 @@ class L2Ball(Constraint):
 
     def __post_init__(self) -> None:
         _check_eps(self.eps)
+
+    def scaled(self, factor: float) -> L2Ball:
+        return L2Ball(self.eps * factor)
 
     def ball(self, point: Tensor, centre: Tensor) -> Tensor:
         delta = point - centre

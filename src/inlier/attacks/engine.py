@@ -11,12 +11,23 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inlier.attacks.constraints import Constraint, Parametrisation, Pixels
-from inlier.attacks.objectives import Context, Objective, Point, Rule, Sum, cross_entropy, damage, most_likely, targeted
-from inlier.attacks.steppers import Stepper
+from inlier.attacks.objectives import (
+    Condition,
+    Context,
+    Objective,
+    Point,
+    Rule,
+    Sum,
+    cross_entropy,
+    damage,
+    most_likely,
+    targeted,
+)
+from inlier.attacks.steppers import Stepper, Where
 from inlier.backbones.base import Task
 from inlier.images import check_images
 from inlier.observation import Observation
@@ -38,7 +49,11 @@ class AttackResult:
         labels: true ones where they were given, else `before`.
         damage: in [0, 1]. Segmentation: share of valid pixels whose prediction changed. Classification: 1 where the
             class is not the label.
-        trace: each objective at each evaluation, of the restart that each image was taken from.
+        trace: each objective at each evaluation, of the restart that each image was taken from; what it was when the
+            image left goes on to the end.
+        path: the L2 and the Linf norm of the change at each evaluation, of the same restart: with the trace of a score
+            it is a curve of score over norm at no further cost.
+        moves: steps made for each image, over all restarts.
         seed: of the random starts.
         config: what was run, as JSON values.
         forwards, backwards: passes through the network for this batch, further looks included.
@@ -53,6 +68,8 @@ class AttackResult:
     labels: LabelMaps
     damage: Scores
     trace: Float[Tensor, "objectives evaluations n"]
+    path: Mapping[str, Float[Tensor, "evaluations n"]]
+    moves: Int[Tensor, " n"]
     seed: int
     config: Mapping[str, Any]
     forwards: int
@@ -61,7 +78,7 @@ class AttackResult:
 
     @property
     def steps(self) -> int:
-        """Moves made; there is one evaluation more."""
+        """Moves that a restart makes at most; there is one evaluation more."""
         return self.trace.shape[1] - 1
 
     @property
@@ -93,6 +110,9 @@ class Attack:
         start: the clean images, or a random point that the constraint allows.
         keep: the last iterate, or the best one, the clean images included.
         restarts: random starts; the best end of them is kept for each image.
+        stop: images for which it holds are done: they leave the batch, and no further restart is spent on them.
+        schedule: stages as (share of the steps, factor of the constraint's radius), of which the last has factor 1:
+            an attack may begin in a larger ball (arXiv:2306.12941). Only iterates of the last stage are kept.
     """
 
     constraint: Constraint
@@ -103,8 +123,16 @@ class Attack:
     start: Literal["clean", "random"] = "clean"
     keep: Literal["last", "best"] = "last"
     restarts: int = 1
+    stop: Condition | None = None
+    schedule: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
 
     def __post_init__(self) -> None:
+        shares, factors = zip(*self.schedule, strict=True)
+        if min(shares) <= 0 or min(factors) <= 0 or abs(sum(shares) - 1) > 1e-9 or factors[-1] != 1:
+            raise ValueError(
+                "A schedule has shares of the steps that add up to 1, with positive factors of which the last is 1, "
+                f"not {self.schedule}"
+            )
         if self.start not in ("clean", "random") or self.keep not in ("last", "best"):
             raise ValueError(
                 f"start is 'clean' or 'random' and keep 'last' or 'best', not {self.start!r}, {self.keep!r}"
@@ -162,6 +190,8 @@ class Attack:
             else:
                 parameters = ways.start(clean)
             ascent.climb(parameters, restart, progress)
+            if len(ascent.left) == 0:
+                break
         return ascent.result(seed)
 
     def move(
@@ -191,8 +221,17 @@ class Attack:
             state = State(self.stepper.init(parameters), self.rule.init(len(images)))
         with torch.enable_grad():
             point = ascent.evaluate(parameters, step)
-            parameters, state = ascent.move(point, parameters, state)
+            parameters, state = ascent.move(point, parameters, state, step)
         return Move(parameters, state, tuple(value.detach() for value in point.values))
+
+    def constraint_at(self, step: int) -> tuple[Constraint, bool]:
+        """Where the iterate after so many moves may be, and whether that is the last stage."""
+        done = 0.0
+        for share, factor in self.schedule[:-1]:
+            done += share
+            if step < round(done * self.steps):
+                return self.constraint.scaled(factor), False
+        return self.constraint, True
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +280,10 @@ class _Ascent:
         self.context: Context | None = None
         self.kept: _Kept | None = None
         self.traces: list[Tensor] = []
+        self.paths: list[Tensor] = []
+        self.everybody = torch.arange(len(clean), device=clean.device)
+        self.left = self.everybody  # images that are not done, by their places in the batch
+        self.moves = torch.zeros(len(clean), dtype=torch.long)
         self.forwards = self.backwards = self.gradients = self.dead = 0
 
     def look_at_clean(self) -> None:
@@ -254,36 +297,70 @@ class _Ascent:
 
     def climb(self, parameters: Tensor, restart: int, progress: Progress | None) -> None:
         attack = self.attack
+        if attack.stop is not None and len(parameters) != len(self.clean):
+            raise ValueError("Images cannot leave an attack that has one delta for all of them; leave out `stop`")
         state = State(attack.stepper.init(parameters), attack.rule.init(len(self.clean)))
-        trace = []
+        trace = torch.full((len(self.objectives), attack.steps + 1, len(self.clean)), torch.nan)
+        path = torch.full((2, attack.steps + 1, len(self.clean)), torch.nan)
+        if len(self.left) < len(self.clean):
+            parameters, state = parameters[self.left], rows_of(state, self.left)
         for step in range(attack.steps + 1):
             last = step == attack.steps
             with torch.set_grad_enabled(not last):
                 point = self.evaluate(parameters, step)
+                trace[:, step:, self.left.cpu()] = torch.stack([v.detach().float() for v in point.values])[
+                    :, None
+                ].cpu()
+                path[:, step:, self.left.cpu()] = self.norms(point)[:, None].cpu()
+                done = None
+                if attack.stop is not None and attack.constraint_at(step)[1]:
+                    done = attack.stop(point.observation, point.context)
                 if last or attack.keep == "best":
                     self.consider(point, parameters, restart)
+                elif done is not None and done.any():
+                    self.consider(point, parameters, restart, done)
                 if not last:
-                    parameters, state = self.move(point, parameters, state)
-            trace.append(torch.stack([value.detach().float() for value in point.values]))
+                    parameters, state = self.move(point, parameters, state, step)
+                    self.moves[self.left.cpu()] += 1
             self.forwards += point.observation.passes
+            if done is not None and done.any():
+                if not last:
+                    self.moves[self.left[done].cpu()] -= 1
+                    parameters, state = parameters[~done], rows_of(state, ~done)
+                self.left = self.left[~done]
+                if len(self.left) == 0:
+                    break
             if not last and progress is not None:
                 progress("attack", restart * attack.steps + step + 1, attack.restarts * attack.steps)
-        self.traces.append(torch.stack(trace, dim=1))
+        self.traces.append(trace)
+        self.paths.append(path)
 
-    def move(self, point: Point, parameters: Tensor, state: State) -> tuple[Tensor, State]:
+    def norms(self, point: Point) -> Float[Tensor, "2 n"]:
+        change = (point.observation.images.detach() - self.clean[self.left]).flatten(1)
+        return torch.stack([torch.linalg.vector_norm(change, order, dim=1) for order in (2.0, float("inf"))])
+
+    def move(self, point: Point, parameters: Tensor, state: State, step: int) -> tuple[Tensor, State]:
         """From an evaluation at `parameters` to the next ones: direction, step, projection."""
         attack = self.attack
+        clean, constraint = self.clean[self.left], attack.constraint_at(step + 1)[0]
+
+        def project(there: Tensor) -> Tensor:
+            return attack.parametrisation.project(there, clean, constraint)
+
         direction, rule = attack.rule.direction(point, state.rule)
-        move, stepper = attack.stepper.update(direction, state.stepper)
-        return attack.parametrisation.project(parameters + move, self.clean, attack.constraint), State(stepper, rule)
+        where = Where(parameters, point.values[0].detach(), project)
+        move, stepper = attack.stepper.update(direction, state.stepper, where)
+        return project(parameters + move), State(stepper, rule)
 
     def evaluate(self, parameters: Tensor, step: int) -> Point:
         """The objectives at `parameters`, with a graph where gradients are enabled. The first are the clean images."""
         leaf = parameters.detach().requires_grad_(torch.is_grad_enabled())
-        observation = self.probe(self.attack.parametrisation.images(leaf, self.clean))
+        everybody = len(self.left) == len(self.clean)
+        clean = self.clean if everybody else self.clean[self.left]
+        observation = self.probe(self.attack.parametrisation.images(leaf, clean))
         if self.context is None:
             self.context = self.first_context(observation)
-        context = replace(self.context, step=step)
+        context = replace(self.context if everybody else self.context.subset(self.left), step=step)
         values = tuple(self.value(objective, observation, context) for objective in self.objectives)
 
         def pull(total: Tensor, *, again: bool = False) -> Tensor:
@@ -307,9 +384,9 @@ class _Ascent:
 
     def value(self, objective: Objective, observation: Observation, context: Context) -> Scores:
         value = objective(observation, context)
-        if value.shape != (len(self.clean),):
+        if value.shape != (len(self.left),):
             raise ValueError(
-                f"An objective returns one value an image, ({len(self.clean)},); "
+                f"An objective returns one value an image, ({len(self.left)},); "
                 f"{_describe(objective)} returned {tuple(value.shape)}"
             )
         return value
@@ -322,19 +399,31 @@ class _Ascent:
         self.dead += int((~finite | (peak == 0)).sum())
         return gradient if finite.all() else gradient.nan_to_num(0.0, 0.0, 0.0)
 
-    def consider(self, point: Point, parameters: Tensor, restart: int) -> None:
-        """Keep, image by image, what is better than all before."""
+    def consider(self, point: Point, parameters: Tensor, restart: int, which: Tensor | None = None) -> None:
+        """Keep, image by image, what is better than all before; `which` of the images alone, if not all."""
+        if not self.attack.constraint_at(point.context.step)[1]:
+            return
         value = point.values[0] if self.better is None else self.value(self.better, point.observation, point.context)
         value = self.attack.parametrisation.pool(value.detach()).nan_to_num(nan=-torch.inf)
         new = _Kept(value, parameters, point.observation.output.detach(), torch.full_like(value, restart).long())
-        self.kept = new if self.kept is None else self.kept.improved(new)
+        if self.kept is None:
+            self.kept = new if which is None and len(new.value) == len(self.clean) else _Kept.none(new, len(self.clean))
+        if which is None and len(new.value) == len(self.clean):
+            self.kept = self.kept.improved(new)
+            return
+        places, rows = (self.left, new) if which is None else (self.left[which], new.rows(which))
+        self.kept = self.kept.with_rows(places, self.kept.rows(places).improved(rows))
 
     def result(self, seed: int) -> AttackResult:
         assert self.context is not None
         assert self.kept is not None
         after = most_likely(self.kept.output)
         images = self.attack.parametrisation.images(self.kept.parameters, self.clean)
-        traces = torch.stack(self.traces)
+        traces, restart = torch.stack(self.traces), self.kept.restart.cpu()
+
+        def chosen(every: Float[Tensor, "restarts k evaluations n"]) -> Float[Tensor, "k evaluations n"]:
+            return every[restart, :, :, torch.arange(len(images))].movedim(0, -1)
+
         return AttackResult(
             images=images,
             clean=self.clean,
@@ -343,7 +432,9 @@ class _Ascent:
             after=after,
             labels=self.context.labels,
             damage=damage(after, self.context),
-            trace=traces[self.kept.restart, :, :, torch.arange(len(images))].movedim(0, -1),
+            trace=chosen(traces),
+            path=dict(zip(("L2", "Linf"), chosen(torch.stack(self.paths)), strict=True)),
+            moves=self.moves,
             seed=seed,
             config={
                 "attack": _describe(self.attack),
@@ -369,8 +460,28 @@ class _Kept:
     output: Tensor
     restart: Tensor
 
+    @classmethod
+    def none(cls, like: _Kept, count: int) -> _Kept:
+        """Of so many images nothing yet, which anything is better than."""
+
+        def blank(rows: Tensor) -> Tensor:
+            return rows.new_zeros((count, *rows.shape[1:]))
+
+        return cls(blank(like.value).fill_(torch.nan), blank(like.parameters), blank(like.output), blank(like.restart))
+
+    def rows(self, which: Tensor) -> _Kept:
+        return _Kept(self.value[which], self.parameters[which], self.output[which], self.restart[which])
+
+    def with_rows(self, places: Tensor, new: _Kept) -> _Kept:
+        """With others in some places."""
+        parts = zip(self.parts(), new.parts(), strict=True)
+        return _Kept(*(ours.index_copy(0, places, theirs) for ours, theirs in parts))
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.value, self.parameters, self.output, self.restart
+
     def improved(self, new: _Kept) -> _Kept:
-        wins = new.value > self.value
+        wins = (new.value > self.value) | self.value.isnan()
         if wins.all():
             return new
         if not wins.any():
@@ -385,6 +496,18 @@ class _Kept:
             pick(self.output, new.output),
             pick(self.restart, new.restart),
         )
+
+
+def rows_of(state: Any, which: Tensor) -> Any:
+    """Some images' part of a stepper's and a rule's state: rows of tensors, in tuples of any depth."""
+    if isinstance(state, State):
+        return State(rows_of(state.stepper, which), rows_of(state.rule, which))
+    if isinstance(state, Tensor):
+        return state[which] if state.ndim else state
+    if isinstance(state, tuple):
+        parts = [rows_of(part, which) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
 
 
 def _chosen(objectives: Objective | Sequence[Objective] | None, target: int | Tensor | None) -> Sequence[Objective]:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inlier.observation import Observation
@@ -22,6 +23,7 @@ from inlier.types import Images, LabelMaps, Logits, Scores
 __all__ = [
     "Condition",
     "Context",
+    "Dual",
     "Objective",
     "Orthogonal",
     "Point",
@@ -30,14 +32,18 @@ __all__ = [
     "Selective",
     "Sum",
     "alarm",
+    "averaged",
     "cross_entropy",
     "damage",
     "evasion",
     "fooled",
     "log_norms",
     "most_likely",
+    "n_plus_one",
     "peaks",
+    "share_changed",
     "targeted",
+    "unseen",
 ]
 
 
@@ -57,6 +63,7 @@ class Context:
         labels: true ones where the caller gave them, else `prediction`.
         target: what the prediction shall become, where there is a target.
         valid: false where the given labels are void; such pixels count nowhere.
+        places: of these images in the batch that is attacked, of which some may have left; None for all of it.
     """
 
     step: int
@@ -66,6 +73,13 @@ class Context:
     labels: LabelMaps
     target: LabelMaps | None
     valid: Bool[Tensor, "n *hw"]
+    places: Int[Tensor, " n"] | None = None
+
+    def subset(self, which: Tensor) -> Context:
+        """Of some of the images, by their places in the batch."""
+        target = None if self.target is None else self.target[which]
+        clean, prediction, labels = self.clean[which], self.prediction[which], self.labels[which]
+        return Context(self.step, self.steps, clean, prediction, labels, target, self.valid[which], which)
 
     def mean(self, values: Float[Tensor, "n *hw"]) -> Scores:
         """The mean over an image's valid pixels; a classifier has one value an image, which it is."""
@@ -135,6 +149,11 @@ def damage(prediction: LabelMaps, context: Context) -> Scores:
     """
     reference = context.labels if prediction.ndim == 1 else context.prediction
     return context.mean((prediction != reference).float())
+
+
+def share_changed(observation: Observation, context: Context) -> Scores:
+    """The damage of the prediction; it has no gradient, and tells which iterate is the best."""
+    return damage(most_likely(observation.output), context)
 
 
 def most_likely(output: Logits) -> LabelMaps:
@@ -240,6 +259,85 @@ class Orthogonal:
         if len(gradient) != len(wrong):  # one delta for all images goes with the majority
             wrong = wrong.float().mean(0, keepdim=True) >= 0.5
         return _across(other, gradient).where(wrong.view(-1, 1, 1, 1), _across(gradient, other)), None
+
+
+@dataclass(frozen=True)
+class Dual:
+    """The model's objective plus the monitor's, weighted image by image: more while it is flagged, less while not.
+
+    The second objective is `evasion` of a score that is flagged above `limit`. One backward pass. The weight is the
+    multiplier of the constraint that the score stays below the limit, found by multiplicative steps (as the penalty of
+    Carlini and Wagner 2017, arXiv:1608.04644, is by bisection).
+
+    Args:
+        limit: the largest score that is not flagged, in units of the second objective's score.
+        weight: at the start.
+        up, down: factors of the weight after a step that ends flagged, and one that does not.
+    """
+
+    limit: float
+    weight: float = 1.0
+    up: float = 1.5
+    down: float = 0.9
+
+    def init(self, images: int) -> Tensor:
+        return torch.full((images,), float(self.weight))
+
+    def direction(self, point: Point, state: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = _two(self, point.values)
+        state = state.to(second)
+        flagged = -second.detach() > self.limit
+        state = (state * torch.where(flagged, self.up, self.down)).clamp(1e-6, 1e6)
+        return point.pull((first + state * second).sum()), state
+
+
+def unseen(score: Callable[[Observation], Scores], limit: float) -> Objective:
+    """What a joint attack is after, for `better`: the damage where the score is not above the limit, else below zero.
+
+    Among flagged iterates the one nearest to the limit is the best.
+    """
+
+    def objective(observation: Observation, context: Context) -> Scores:
+        over = score(observation).detach() - limit
+        done = damage(most_likely(observation.output), context).to(over)
+        return torch.where(over <= 0, done, -over)
+
+    return _named("unseen", score, objective)
+
+
+def n_plus_one(score: Callable[[Observation], Scores], limit: float) -> Objective:
+    """The margin against the label and against being flagged, in one classifier of N + 1 classes.
+
+    Its last logit is (s - limit + 1) max_c Z_c, which is the largest where the score s is above the limit. The margin
+    is the largest wrong logit less the larger of the label's and the last one, averaged over pixels. Logits are shifted
+    to be positive, else a flag would lower the last one.
+
+    Source: Carlini and Wagner 2017 (arXiv:1705.07263), section 3.3, who have D(x) for s - limit.
+    """
+
+    def objective(observation: Observation, context: Context) -> Scores:
+        output = observation.output
+        positive = output - output.detach().amin(1, keepdim=True) + 1
+        over = (score(observation) - limit + 1).view(-1, *[1] * (output.ndim - 2))
+        flag = over * positive.amax(1)
+        own = context.labels[:, None]
+        wrong = positive.scatter(1, own, -torch.inf).amax(1)
+        return context.mean(wrong - torch.maximum(positive.gather(1, own)[:, 0], flag))
+
+    return _named("n_plus_one", score, objective)
+
+
+def averaged(objective: Objective, draws: int) -> Objective:
+    """The mean of a random objective over draws: the expectation over a random defence's choices.
+
+    Source: Athalye et al. 2018 (arXiv:1707.07397), eq. 2.
+    """
+
+    def mean(observation: Observation, context: Context) -> Scores:
+        return torch.stack([objective(observation, context) for _ in range(draws)]).mean(0)
+
+    mean.__name__ = f"averaged({getattr(objective, '__name__', type(objective).__name__)}, {draws})"
+    return mean
 
 
 def _two(rule: Rule, values: Sequence[Scores]) -> tuple[Scores, Scores]:

@@ -10,11 +10,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from inlier.attacks.constraints import Constraint, L2Ball, LinfBall
+from inlier.attacks.constraints import Constraint, L2Ball, LinfBall, Unbounded
 from inlier.attacks.engine import Attack
-from inlier.attacks.steppers import L2Step, MomentumSign, SignStep, Stepper
+from inlier.attacks.objectives import Objective, fooled, share_changed
+from inlier.attacks.steppers import Adam, AutoStep, Cosine, L2Step, MomentumSign, PeakStep, SignStep, Stepper
+from inlier.attacks.surrogates import correct_cross_entropy, dag, hinge, houdini, jensen_shannon, segpgd, smooth_count
 
-__all__ = ["RECIPES", "Recipe", "fgsm", "ifgsm", "mifgsm", "pgd"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "apgd",
+    "dag_attack",
+    "fgsm",
+    "houdini_attack",
+    "ifgsm",
+    "mifgsm",
+    "pgd",
+    "segpgd_attack",
+    "staged",
+]
 
 
 def fgsm(eps: float = 0.02) -> Attack:
@@ -77,13 +91,76 @@ def pgd(
     return Attack(constraint, stepper, steps, start=start, keep="best", restarts=restarts)
 
 
+def apgd(eps: float = 8 / 255, norm: Literal["linf", "l2"] = "linf", steps: int = 100, restarts: int = 1) -> Attack:
+    """Auto-PGD from a random start: nothing to tune but the budget; images that are wrong leave.
+
+    Source: Croce and Hein 2020 (arXiv:2003.01690), algorithm 1. Segmentation has no single wrong class, so that no
+    image of it leaves before all of its pixels are wrong.
+    """
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm is 'linf' or 'l2', not {norm!r}")
+    constraint: Constraint = LinfBall(eps) if norm == "linf" else L2Ball(eps)
+    stepper = AutoStep(eps, steps, norm)
+    return Attack(constraint, stepper, steps, start="random", keep="best", restarts=restarts, stop=fooled(1.0))
+
+
+def staged(eps: float = 8 / 255, steps: int = 300) -> Attack:
+    """For segmentation: 30 % of the steps in a ball of 2 eps, 30 % in 1.5 eps and 40 % in eps.
+
+    Source: Croce et al. 2024 (arXiv:2306.12941), section 2.3, whose stages are Auto-PGD; here they are sign steps with
+    momentum that shrink along a cosine, so that one run goes through all stages.
+    """
+    schedule = ((0.3, 2.0), (0.3, 1.5), (0.4, 1.0))
+    return Attack(
+        LinfBall(eps), Cosine(MomentumSign(eps / 4, 0.75), steps), steps, start="random", keep="best", schedule=schedule
+    )
+
+
+def segpgd_attack(eps: float = 8 / 255, steps: int = 20) -> Attack:
+    """Sign steps of eps / 4 from a random start, for the objective `segpgd`.
+
+    Source: Gu et al. 2022 (arXiv:2207.12391), algorithm 1, which keeps the last iterate.
+    """
+    return Attack(LinfBall(eps), SignStep(eps / 4), steps, start="random")
+
+
+def dag_attack(eps: float | None = None, steps: int = 200, size: float = 0.5 / 255) -> Attack:
+    """Dense adversary generation: until 99 % of the pixels are the target, each step as large as `size` at its peak.
+
+    Source: Xie et al. 2017 (arXiv:1703.08603), algorithm 1, gamma = 0.5 in grey levels. Theirs has neither a ball nor
+    the limits of a pixel; here [0, 1] always holds, and a ball if eps is given.
+    """
+    constraint: Constraint = Unbounded() if eps is None else LinfBall(eps)
+    return Attack(constraint, PeakStep(size), steps, stop=fooled(0.99))
+
+
+def houdini_attack(eps: float | None = 8 / 255, steps: int = 100, size: float = 0.01) -> Attack:
+    """Adam on the Houdini loss, in a ball if eps is given; the best iterate is kept.
+
+    Source: Cisse et al. 2017 (arXiv:1707.05373), section 4, and its use for segmentation.
+    """
+    constraint: Constraint = Unbounded() if eps is None else LinfBall(eps)
+    return Attack(constraint, Adam(size), steps, keep="best")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A row of the table: the attack, whether it makes sense only with a target, and where it is from."""
+    """A row of the table.
+
+    Args:
+        factory: of the attack.
+        needs_target: whether it makes sense only with a target.
+        paper: where it is from.
+        objective: what it raises; by default cross-entropy, to the labels or to the target.
+        better: what the best iterate has most of, where that is not the objective: one that leaves wrong pixels alone
+            falls as they become more.
+    """
 
     factory: Callable[..., Attack]
     needs_target: bool
     paper: str
+    objective: Objective | None = None
+    better: Objective | None = None
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -94,4 +171,16 @@ RECIPES: Mapping[str, Recipe] = {
     "mifgsm": Recipe(mifgsm, False, "Dong et al. 2018, arXiv:1710.06081"),
     "pgd_linf": Recipe(pgd, False, "Madry et al. 2018, arXiv:1706.06083"),
     "pgd_l2": Recipe(partial(pgd, 0.5, "l2"), False, "Madry et al. 2018, arXiv:1706.06083"),
+    "pgd_hinge": Recipe(pgd, False, "Carlini and Wagner 2017, arXiv:1608.04644", hinge(), share_changed),
+    "pgd_count": Recipe(pgd, False, "inlier", smooth_count(), share_changed),
+    "apgd_linf": Recipe(apgd, False, "Croce and Hein 2020, arXiv:2003.01690"),
+    "apgd_l2": Recipe(partial(apgd, 0.5, "l2"), False, "Croce and Hein 2020, arXiv:2003.01690"),
+    "segpgd": Recipe(segpgd_attack, False, "Gu et al. 2022, arXiv:2207.12391", segpgd),
+    "masked_cross_entropy": Recipe(
+        staged, False, "Croce et al. 2024, arXiv:2306.12941", correct_cross_entropy, share_changed
+    ),
+    "jensen_shannon": Recipe(staged, False, "Croce et al. 2024, arXiv:2306.12941", jensen_shannon, share_changed),
+    "dag": Recipe(dag_attack, True, "Xie et al. 2017, arXiv:1703.08603", dag),
+    "houdini": Recipe(houdini_attack, False, "Cisse et al. 2017, arXiv:1707.05373", houdini, share_changed),
+    "houdini_targeted": Recipe(houdini_attack, True, "Cisse et al. 2017, arXiv:1707.05373", houdini),
 }

@@ -126,7 +126,7 @@ def by_recipe(
     probe, made = Probe(network), row.factory(**settings)
 
     def attacked(images: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
-        result = made(probe, images, target=number, seed=seed)
+        result = made(probe, images, row.objective, better=row.better, target=number, seed=seed)
         return result.images, result.before, result.config
 
     return network, attacked

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from inlier.attacks.engine import Attack
-from inlier.attacks.recipes import RECIPES
+from inlier.attacks.engine import Attack, AttackResult
+from inlier.attacks.recipes import RECIPES, Recipe
 from inlier.attacks.universal import UniversalDelta, gd_uap
 from inlier.backbones.base import Backbone
 from inlier.backbones.load import load_backbone
@@ -137,6 +137,7 @@ class Attacked(Change):
     """An attack on the network by who does not know of any monitor. Labels are the network's own prediction."""
 
     attack: Attack
+    recipe: Recipe
     probe: Probe
     target: int | None
     told: str
@@ -144,14 +145,13 @@ class Attacked(Change):
 
     def make(self, images: Images, names: Sequence[str]) -> Images:
         if self.attack.start == "clean":
-            return self.attack(self.probe, images, target=self.target).images.to(images)
-        each = [
-            self.attack(
-                self.probe, images[i : i + 1], target=self.target, seed=seed_of(self.seed, self.told, name)
-            ).images
-            for i, name in enumerate(names)
-        ]
+            return self.run(images, 0).images.to(images)
+        each = [self.run(images[i : i + 1], seed_of(self.seed, self.told, name)).images for i, name in enumerate(names)]
         return torch.cat(each).to(images)
+
+    def run(self, images: Images, seed: int) -> AttackResult:
+        recipe = self.recipe
+        return self.attack(self.probe, images, recipe.objective, better=recipe.better, target=self.target, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ class AttackPlan(ChangePlan):
     """A recipe with its settings, and the class that it wants everywhere, if any."""
 
     attack: Attack
+    recipe: Recipe
     target: str | None
 
     def change(self, ground: Ground) -> Change:
@@ -168,7 +169,7 @@ class AttackPlan(ChangePlan):
                 f"The target of '{self.entry.name}' is no class of the network. {nearest(self.target, list(classes))}"
             )
         target = None if self.target is None else classes.index(self.target)
-        return Attacked(self.attack, ground.probe, target, self.entry.name, ground.seed)
+        return Attacked(self.attack, self.recipe, ground.probe, target, self.entry.name, ground.seed)
 
 
 @dataclass(frozen=True)
@@ -280,7 +281,7 @@ def attacks(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
     settings = rest(table, ("attack", "target", "paper", "name", "label"))
     attack = from_keywords(factory, settings, f"attack '{recipe}'")
     entry = named(table, recipe, "attack", {"recipe": recipe, "target": target, **defaults(factory), **settings})
-    return [AttackPlan(entry, attack, target)]
+    return [AttackPlan(entry, attack, RECIPES[recipe], target)]
 
 
 def universals(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
