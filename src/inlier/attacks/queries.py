@@ -137,7 +137,7 @@ def spsa(
             mean[place] = 0.9 * mean[place] + 0.1 * slope / (samples // 2)
             square[place] = 0.99 * square[place] + 0.01 * (slope / (samples // 2)) ** 2
             along = (mean[place] / (1 - 0.9**step)) / ((square[place] / (1 - 0.99**step)).sqrt() + 1e-12)
-            at[place] = ball.project(here + size * along, images[place])
+            at[place] = ball.project((here + size * along)[None], images[place : place + 1])[0]
         left = asked.left
         if len(left) == 0:
             break
@@ -220,8 +220,9 @@ def rays(
 ) -> QueryResult:
     """Hard labels: how far along a vertex of the cube until the image wins? Signs that bring that nearer are kept.
 
-    Source: Chen and Gu 2020 (arXiv:2006.12792), algorithms 1 to 3: blocks are halved from the whole image down, and
-    each candidate is asked once at the distance found so far before it is searched by bisection.
+    Source: Chen and Gu 2020 (arXiv:2006.12792), algorithms 1 to 3, but for the start at random vertices: blocks are
+    halved from the whole image down, and each candidate is asked once at the distance found so far before it is
+    searched by bisection.
 
     Args:
         decision: whether images have won, such as the prediction wrong and the monitor silent.
@@ -229,7 +230,7 @@ def rays(
         eps: images that win within it have won, and leave.
         queries: an image at most.
         tolerance: of the bisection, in units of [0, 1].
-        seed: of the first vertex, which is random and not all ones.
+        seed: of the vertices that are tried until one wins.
     """
     check_images(images)
     if queries < 2 or tolerance <= 0:
@@ -259,15 +260,16 @@ def search(
         spent += 1
         return bool(decision((image + distance * signs.view_as(image)).clamp(0, 1))[0])
 
-    signs = (torch.randint(0, 2, (image.numel(),), generator=generator) * 2 - 1).to(image)
-    if wins(signs, 0.0):
+    nearest, best = math.inf, torch.ones_like(image).flatten()
+    if wins(best, 0.0):
         return image, 0.0, spent
-    nearest, best = math.inf, signs
     blocks, block = 1, 0
     while spent < queries and nearest > eps:
-        candidate = best.clone()
         length = math.ceil(len(best) / blocks)
-        if blocks > 1 or spent > 1:  # the first question is about the first vertex itself
+        if math.isinf(nearest):  # until one wins at all
+            candidate = (torch.randint(0, 2, best.shape, generator=generator) * 2 - 1).to(best)
+        else:
+            candidate = best.clone()
             candidate[block * length : (block + 1) * length] *= -1
             block += 1
         if wins(candidate, min(nearest, 1.0)):
