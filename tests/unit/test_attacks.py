@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from inlier.attacks.constraints import L2Ball, LinfBall, MaskedPatch, SharedDelt
 from inlier.attacks.engine import Attack
 from inlier.attacks.objectives import (
     Context,
+    Dual,
     Orthogonal,
-    Point,
     Selective,
     Sum,
     alarm,
@@ -283,21 +283,6 @@ def test_selective_and_orthogonal_need_two_objectives():
             Attack(LinfBall(0.1), SignStep(0.1), 1, rule=rule)(Probe(classifier()), pictures())
 
 
-@dataclass(frozen=True)
-class Dual:
-    """A rule with a state: raise an image's weight on the monitor while it is above a threshold, else lower it."""
-
-    threshold: float
-
-    def init(self, images: int) -> Tensor:
-        return torch.ones(images)
-
-    def direction(self, point: Point, state: Tensor) -> tuple[Tensor, Tensor]:
-        model, silence = point.values
-        weight = state * torch.where(-silence.detach() > self.threshold, 1.5, 0.7)
-        return point.pull((model + weight * silence).sum()), weight
-
-
 class Bands(Detector):
     """Mahalanobis distance of band means, as the default monitor has it."""
 
@@ -376,7 +361,7 @@ def test_on_street_images_pgd_is_seen_by_the_default_detector_and_a_joint_attack
     eps = 2 / 255
     oblivious = pgd(eps, steps=20)(probe, x)
     assert (oblivious.success(0.3) & (detector(probe(oblivious.images)) > threshold)).all()
-    joint = replace(pgd(eps, steps=40, step_size=eps / 8), rule=Dual(0.9 * threshold))
+    joint = replace(pgd(eps, steps=40, step_size=eps / 8), rule=Dual(0.9 * threshold, down=0.7))
     evading = joint(probe, x, [cross_entropy, evasion(detector)], better=silent_damage)
     assert (evading.success(0.3) & (detector(probe(evading.images)) <= threshold)).all()
 

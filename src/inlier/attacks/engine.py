@@ -47,6 +47,7 @@ class AttackResult:
         parameters: what was optimised; to go on from here, give it to another attack as `initial`.
         before, after: the model's prediction on the clean and on the attacked images.
         labels: true ones where they were given, else `before`.
+        valid: false where the given labels are void; such pixels count nowhere.
         damage: in [0, 1]. Segmentation: share of valid pixels whose prediction changed. Classification: 1 where the
             class is not the label.
         trace: each objective at each evaluation, of the restart that each image was taken from; what it was when the
@@ -66,6 +67,7 @@ class AttackResult:
     before: LabelMaps
     after: LabelMaps
     labels: LabelMaps
+    valid: Bool[Tensor, "n *hw"]
     damage: Scores
     trace: Float[Tensor, "objectives evaluations n"]
     path: Mapping[str, Float[Tensor, "evaluations n"]]
@@ -91,6 +93,11 @@ class AttackResult:
     def success(self, least: float = 0.5) -> Bool[Tensor, " n"]:
         """Whether the damage is at least `least`; for a classifier, whether the class is wrong."""
         return self.damage >= least
+
+    def damage_of(self, prediction: LabelMaps) -> Scores:
+        """The damage that another prediction would be, such as that on the images rounded to 8 bit."""
+        context = Context(0, 0, self.clean, self.before, self.labels, None, self.valid)
+        return damage(prediction, context)
 
     def to_8_bit(self) -> Images:
         """The images as an 8-bit file holds them, still in [0, 1]; a change may exceed eps by half a grey level."""
@@ -431,6 +438,7 @@ class _Ascent:
             before=self.context.prediction,
             after=after,
             labels=self.context.labels,
+            valid=self.context.valid,
             damage=damage(after, self.context),
             trace=chosen(traces),
             path=dict(zip(("L2", "Linf"), chosen(torch.stack(self.paths)), strict=True)),

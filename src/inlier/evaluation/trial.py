@@ -16,24 +16,14 @@ from torch import Tensor
 
 from inlier.attacks.constraints import LinfBall
 from inlier.attacks.engine import Attack
-from inlier.attacks.objectives import (
-    Context,
-    Objective,
-    Selective,
-    Sum,
-    cross_entropy,
-    damage,
-    evasion,
-    fooled,
-    most_likely,
-)
+from inlier.attacks.joint import limit_of
+from inlier.attacks.objectives import Selective, Sum, cross_entropy, evasion, fooled, most_likely, unseen
 from inlier.attacks.steppers import SignStep
 from inlier.calibration import Calibration
 from inlier.errors import NotFitted
 from inlier.evaluation.metrics import auroc, changed_share
 from inlier.evaluation.results import DAMAGED, MONITOR, CleanRow, Kind, Picture, TrialRow
 from inlier.monitor import Monitor
-from inlier.observation import Observation
 from inlier.perturbations.base import to_8_bit
 from inlier.types import Images, LabelMaps, Progress, Scores
 
@@ -233,26 +223,16 @@ def evasive(monitor: Monitor, eps: float, *, steps: int = 20, weight: float = 0.
     stepper = SignStep(eps / 5)
     at_once = Attack(LinfBall(eps), stepper, steps, rule=Sum((1.0, weight)), keep="best")
     by_turns = Attack(LinfBall(eps), stepper, steps, rule=Selective(fooled(DAMAGED + 0.05)), keep="best")
-    objectives, better = (cross_entropy, evasion(monitor.objective)), unnoticed(monitor)
+    objectives = (cross_entropy, evasion(monitor.objective))
+    # A tenth below the threshold, so that rounding to 8 bit does not raise the alarm.
+    threshold = limit_of(monitor)
+    better = unseen(monitor.objective, threshold - abs(threshold) / 10)
 
     def make(images: Images) -> Images:
         first = at_once(monitor.probe, images, objectives, better=better).images
         return by_turns(monitor.probe, images, objectives, better=better, initial=first).images
 
     return make
-
-
-def unnoticed(monitor: Monitor) -> Objective:
-    """Damage where the monitor is silent, else minus the excess of the score: what an attacker keeps the best of."""
-    # A tenth below the threshold, so that rounding to 8 bit does not raise the alarm.
-    threshold = monitor.calibration.threshold(calibrated_rate(monitor))
-    bound = threshold - abs(threshold) / 10
-
-    def objective(observation: Observation, context: Context) -> Scores:
-        excess = monitor.objective(observation) - bound
-        return damage(most_likely(observation.output), context).where(excess <= 0, -excess)
-
-    return objective
 
 
 def calibrated_rate(monitor: Monitor) -> float:

@@ -1,0 +1,219 @@
+"""Attacks on a network and its monitor at once, as a row each: how the attacker weighs the two against one another.
+
+Success is one thing throughout: at least so much of the prediction changed, and no alarm, on the image as an 8-bit file
+holds it, counted over images that raised no alarm before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from inlier.attacks.constraints import Constraint, L2Ball, LinfBall
+from inlier.attacks.engine import Attack, AttackResult
+from inlier.attacks.objectives import (
+    Dual,
+    Objective,
+    Orthogonal,
+    Rule,
+    Selective,
+    Sum,
+    alarm,
+    evasion,
+    fooled,
+    n_plus_one,
+    share_changed,
+    unseen,
+)
+from inlier.attacks.steppers import Cosine, L2Step, MomentumSign, Stepper
+from inlier.attacks.surrogates import hinge
+from inlier.errors import NotFitted
+from inlier.monitor import Monitor
+from inlier.observation import Observation
+from inlier.types import Images, LabelMaps, Progress, Scores
+
+__all__ = ["WAYS", "MonitorAttack", "Way", "attack_monitor", "limit_of"]
+
+Score = Callable[[Observation], Scores]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A row: what is raised, how it is combined, which iterate is the best, and where it is from.
+
+    Args:
+        objectives: of the network's surrogate, the monitor's score and the limit above which it is flagged.
+        rule: of that limit, a weight and the share of the prediction that is to change.
+        better: of the score and the limit.
+        knows: whether the attacker knows of the monitor.
+        paper: source.
+    """
+
+    objectives: Callable[[Objective, Score, float], tuple[Objective, ...]]
+    rule: Callable[[float, float, float], Rule]
+    better: Callable[[Score, float], Objective]
+    knows: bool
+    paper: str
+
+
+def both(model: Objective, score: Score, limit: float) -> tuple[Objective, ...]:
+    return model, evasion(score)
+
+
+WAYS: Mapping[str, Way] = {
+    "oblivious": Way(
+        lambda model, score, limit: (model,), lambda limit, weight, share: Sum(),
+        lambda score, limit: share_changed, False, "the recipe that it is of",
+    ),
+    "weighted": Way(
+        both, lambda limit, weight, share: Sum((1.0, weight)), unseen, True,
+        "Carlini and Wagner 2017, arXiv:1705.07263",
+    ),
+    "selective": Way(
+        both, lambda limit, weight, share: Selective(fooled(share)), unseen, True,
+        "Bryniarski et al. 2021, arXiv:2106.15023",
+    ),
+    "orthogonal": Way(
+        both, lambda limit, weight, share: Orthogonal(fooled(share)), unseen, True,
+        "Bryniarski et al. 2021, arXiv:2106.15023",
+    ),
+    "dual": Way(both, lambda limit, weight, share: Dual(limit, weight), unseen, True, "inlier"),
+    "n_plus_one": Way(
+        lambda model, score, limit: (n_plus_one(score, limit),), lambda limit, weight, share: Sum(), unseen, True,
+        "Carlini and Wagner 2017, arXiv:1705.07263",
+    ),
+    "hide": Way(
+        lambda model, score, limit: (evasion(score),), lambda limit, weight, share: Sum(),
+        lambda score, limit: evasion(score), True, "the attack on the score, near-OOD paper",
+    ),
+    "false_alarm": Way(
+        lambda model, score, limit: (alarm(score),), lambda limit, weight, share: Sum(),
+        lambda score, limit: alarm(score), True, "the attack on the score, near-OOD paper",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class MonitorAttack:
+    """What an attack on a monitor came to, on the images as 8-bit files hold them.
+
+    Args:
+        result: of the engine, whose images are not rounded.
+        images: rounded; a change may exceed eps by half a grey level.
+        before, after: the monitor's scores.
+        damage: of the rounded images' predictions, as in `AttackResult`.
+        limit: the largest score that is not flagged.
+    """
+
+    result: AttackResult
+    images: Images
+    before: Scores
+    after: Scores
+    damage: Scores
+    limit: float
+
+    @property
+    def silent(self) -> Bool[Tensor, " n"]:
+        """Whether each image raised no alarm before it was attacked."""
+        return self.before <= self.limit
+
+    @property
+    def detected(self) -> Bool[Tensor, " n"]:
+        """Whether each attacked image is flagged; a score that is nan is."""
+        return ~(self.after <= self.limit)
+
+    def evaded(self, share: float = 0.3) -> Bool[Tensor, " n"]:
+        """Whether at least `share` of the prediction changed without an alarm, where there was none before."""
+        return (self.damage >= share) & ~self.detected & self.silent
+
+    def success(self, share: float = 0.3) -> float:
+        """The share of images that evaded, among those silent before; nan if there are none."""
+        silent = int(self.silent.sum())
+        return float(self.evaded(share).sum()) / silent if silent else float("nan")
+
+
+def attack_monitor(
+    monitor: Monitor,
+    images: Images,
+    eps: float,
+    *,
+    way: str = "dual",
+    loss: Objective | None = None,
+    norm: Literal["linf", "l2"] = "linf",
+    steps: int = 50,
+    step_size: float | None = None,
+    share: float = 0.3,
+    weight: float = 1.0,
+    margin: float = 0.1,
+    rate: float | None = None,
+    restarts: int = 1,
+    initial: Tensor | None = None,
+    labels: LabelMaps | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> MonitorAttack:
+    """Attack a calibrated monitor and its network, from whom nothing is hidden.
+
+    Momentum sign steps (in L2 along the gradient) that shrink along a cosine; the best iterate is kept, clean images
+    included.
+
+    Args:
+        monitor: calibrated.
+        images: in [0, 1], at the size at which they are attacked.
+        eps: radius of the ball, in the norm over all values.
+        way: a row of `WAYS`.
+        loss: what stands for the network's errors; by default the hinge of half a logit.
+        step_size: of the first step; by default eps / 4.
+        share: of the prediction that is to change, for the ways that go by turns.
+        weight: of the monitor, where the way has one.
+        margin: how far below the threshold the attacker aims, as a share of it, so that rounding raises no alarm.
+        rate: the nominal false-alarm rate; by default the monitor's own.
+        restarts: random starts; with 1 the start is the clean image.
+        initial: where to start instead.
+
+    Raises:
+        LookupError: no such way.
+        NotFitted: the monitor is not calibrated.
+        ValueError: settings or images that cannot be attacked.
+    """
+    if way not in WAYS:
+        raise LookupError(f"No way to attack a monitor is named '{way}'. There are {', '.join(WAYS)}.")
+    row, limit = WAYS[way], limit_of(monitor, rate)
+    aim = limit - margin * abs(limit)
+    size = eps / 4 if step_size is None else step_size
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm is 'linf' or 'l2', not {norm!r}")
+    ball: Constraint = LinfBall(eps) if norm == "linf" else L2Ball(eps)
+    stepper: Stepper = MomentumSign(size, 0.75) if norm == "linf" else L2Step(size)
+    attack = Attack(
+        ball, Cosine(stepper, steps), steps, rule=row.rule(aim, weight, share), keep="best",
+        start="clean" if restarts == 1 else "random", restarts=restarts,
+    )  # fmt: skip
+    result = attack(
+        monitor.probe, images, row.objectives(loss or hinge(), monitor.objective, aim), labels=labels,
+        better=row.better(monitor.objective, aim), initial=initial, seed=seed, progress=progress,
+    )  # fmt: skip
+    stored = result.to_8_bit()
+    with torch.no_grad():
+        before = monitor.score(result.clean)
+        observation = monitor.probe(stored)
+        after, prediction = monitor.objective(observation), observation.output.argmax(1)
+    return MonitorAttack(result, stored, before, after, result.damage_of(prediction), limit)
+
+
+def limit_of(monitor: Monitor, rate: float | None = None) -> float:
+    """The largest score that a calibrated monitor does not flag, at its own false-alarm rate or at another.
+
+    Raises:
+        NotFitted: the monitor is not calibrated.
+        ValueError: too few clean images for the rate.
+    """
+    rate = monitor.false_alarm_rate if rate is None else rate
+    if rate is None:
+        raise NotFitted("The monitor is not calibrated: call fit(clean images), then calibrate()")
+    return monitor.calibration.threshold(rate)

@@ -1,0 +1,123 @@
+"""Attacks on a monitor: what success means, that it can be had, and that every way is what it says."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from inlier.attacks.joint import WAYS, attack_monitor, limit_of
+from inlier.attacks.objectives import cross_entropy
+from inlier.backbones.base import Backbone, Segmentation
+from inlier.errors import NotFitted
+from inlier.monitor import Monitor
+
+NAMES = ("road", "tree", "sky", "void")
+EPS = 0.12
+WEIGHT = {"weighted": 0.002}
+
+
+def segmenter():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 4, 3, padding=1))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (0.5 if parameter.ndim > 1 else 0.1)
+    return Backbone(network, Segmentation(NAMES))
+
+
+def scenes(count, seed):
+    """Images of one scene: alike, as those of a fixed camera are."""
+    dice = torch.Generator().manual_seed(99)
+    scene = torch.rand(1, 3, 12, 12, generator=dice)
+    return (0.8 * scene + 0.2 * torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def monitor():
+    return Monitor(segmenter(), "mahalanobis", seed=0).fit(scenes(60, 1)).calibrate(false_alarm_rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return scenes(10, 2)
+
+
+@pytest.fixture(scope="module")
+def by_way(monitor, images):
+    return {way: attack_monitor(monitor, images, EPS, way=way, steps=40, weight=WEIGHT.get(way, 0.05)) for way in WAYS}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_reported_is_true_of_the_rounded_images(monitor, images, by_way, way):
+    found = by_way[way]
+    assert torch.equal(found.images, (found.images * 255).round() / 255)
+    assert (found.images - images).abs().max() <= EPS + 0.5 / 255 + 1e-6
+    with torch.no_grad():
+        torch.testing.assert_close(found.after, monitor.score(found.images))
+        torch.testing.assert_close(found.before, monitor.score(images))
+        changed = (monitor.backbone.predict(found.images) != monitor.backbone.predict(images)).float().mean((1, 2))
+    torch.testing.assert_close(found.damage, changed)
+    assert torch.equal(found.detected, monitor(found.images).flagged)
+    silent = found.before <= limit_of(monitor)
+    assert torch.equal(found.evaded(0.3), (changed >= 0.3) & ~found.detected & silent)
+    assert found.success(0.3) == pytest.approx(found.evaded(0.3).sum().item() / silent.sum().item())
+
+
+def test_who_knows_the_monitor_gets_past_it_and_who_does_not_is_caught(by_way):
+    assert by_way["oblivious"].damage.mean() > 0.3
+    assert by_way["oblivious"].success() < 0.3
+    assert by_way["dual"].success() > 0.6
+    for way in ("weighted", "selective", "orthogonal", "dual"):
+        assert by_way[way].success() > by_way["oblivious"].success(), way
+
+
+def test_the_score_alone_goes_down_and_up(by_way):
+    assert (by_way["hide"].after < by_way["hide"].before).all()
+    assert (by_way["false_alarm"].after > by_way["false_alarm"].before).all()
+    assert by_way["false_alarm"].detected.all()
+
+
+def test_equal_seeds_are_equal_attacks_and_restarts_do_not_harm(monitor, images):
+    once, again = (attack_monitor(monitor, images[:3], 0.04, steps=10, restarts=2, seed=7) for _ in range(2))
+    assert torch.equal(once.images, again.images)
+    more = attack_monitor(monitor, images[:3], 0.04, steps=10, restarts=4, seed=7)
+    better = {"damage": more.result.damage, "was": once.result.damage}
+    assert better["damage"].sum() >= better["was"].sum() - 0.05
+
+
+def test_an_attack_in_l2_stays_in_its_ball(monitor, images):
+    found = attack_monitor(monitor, images, 1.5, norm="l2", steps=20)
+    assert found.result.norms["L2"].max() <= 1.5 + 1e-4
+    assert found.damage.mean() > 0.1
+
+
+def test_success_counts_those_alone_that_were_silent_before(by_way):
+    found = by_way["dual"]
+    noisy = replace(found, before=torch.full_like(found.before, torch.inf))
+    assert not noisy.evaded().any()
+    assert math.isnan(noisy.success())
+    half = found.before.clone()
+    half[::2] = torch.inf
+    fewer = replace(found, before=half)
+    assert fewer.success() == pytest.approx(found.evaded()[1::2].float().mean().item())
+
+
+def test_another_rate_is_another_limit_and_its_attack_keeps_to_it(monitor, images):
+    strict = attack_monitor(monitor, images[:4], EPS, steps=30, rate=0.2)
+    assert strict.limit == limit_of(monitor, 0.2) < limit_of(monitor)
+    assert (strict.after[strict.evaded()] <= strict.limit).all()
+
+
+def test_another_loss_may_stand_for_the_networks_errors(monitor, images):
+    found = attack_monitor(monitor, images[:4], EPS, way="oblivious", loss=cross_entropy, steps=10)
+    assert found.result.config["objectives"] == ["cross_entropy"]
+
+
+def test_what_cannot_be_attacked_is_refused(monitor, images):
+    with pytest.raises(LookupError, match="dual"):
+        attack_monitor(monitor, images, EPS, way="duel")
+    with pytest.raises(ValueError, match="l1"):
+        attack_monitor(monitor, images, EPS, norm="l1")
+    with pytest.raises(NotFitted, match="calibrat"):
+        attack_monitor(Monitor(segmenter(), "mahalanobis").fit(scenes(20, 1)), images, EPS)
