@@ -15,7 +15,6 @@ from inlier.monitor import Monitor
 
 NAMES = ("road", "tree", "sky", "void")
 EPS = 0.12
-WEIGHT = {"weighted": 0.002}
 
 
 def segmenter():
@@ -45,7 +44,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def by_way(monitor, images):
-    return {way: attack_monitor(monitor, images, EPS, way=way, steps=40, weight=WEIGHT.get(way, 0.05)) for way in WAYS}
+    return {way: attack_monitor(monitor, images, EPS, way=way, steps=40, weight=0.05) for way in WAYS}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -68,8 +67,17 @@ def test_who_knows_the_monitor_gets_past_it_and_who_does_not_is_caught(by_way):
     assert by_way["oblivious"].damage.mean() > 0.3
     assert by_way["oblivious"].success() < 0.3
     assert by_way["dual"].success() > 0.6
-    for way in ("weighted", "selective", "orthogonal", "dual"):
+    for way in ("selective", "orthogonal", "dual", "n_plus_one"):
         assert by_way[way].success() > by_way["oblivious"].success(), way
+
+
+def test_some_weight_gets_past_it_too(monitor, images):
+    swept = [
+        attack_monitor(monitor, images, EPS, way="weighted", steps=40, weight=weight).success()
+        for weight in (0.01, 0.1, 0.3)
+    ]
+    assert swept[0] < max(swept)  # too small a weight is flagged
+    assert max(swept) > 0.6
 
 
 def test_the_score_alone_goes_down_and_up(by_way):
