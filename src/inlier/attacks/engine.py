@@ -232,7 +232,7 @@ class Attack:
         return Move(parameters, state, tuple(value.detach() for value in point.values))
 
     def constraint_at(self, step: int) -> tuple[Constraint, bool]:
-        """Where the iterate after so many moves may be, and whether that is the attack's own ball, as the start's is."""
+        """Where the iterate after so many moves may be, and whether that is the attack's own ball; the start's is."""
         if step == 0:
             return self.constraint, True
         done = 0.0
