@@ -5,31 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from toy_segmentation import scenes, segmenter
 
 from inlier.attacks.joint import WAYS, attack_monitor, limit_of
 from inlier.attacks.objectives import cross_entropy
-from inlier.backbones.base import Backbone, Segmentation
 from inlier.errors import NotFitted
 from inlier.monitor import Monitor
 
-NAMES = ("road", "tree", "sky", "void")
 EPS = 0.12
-
-
-def segmenter():
-    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 4, 3, padding=1))
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * (0.5 if parameter.ndim > 1 else 0.1)
-    return Backbone(network, Segmentation(NAMES))
-
-
-def scenes(count, seed):
-    """Images of one scene: alike, as those of a fixed camera are."""
-    dice = torch.Generator().manual_seed(99)
-    scene = torch.rand(1, 3, 12, 12, generator=dice)
-    return (0.8 * scene + 0.2 * torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
 
 
 @pytest.fixture(scope="module")

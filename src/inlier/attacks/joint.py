@@ -148,7 +148,7 @@ def attack_monitor(
     steps: int = 50,
     step_size: float | None = None,
     share: float = 0.3,
-    weight: float = 1.0,
+    weight: float = 0.1,
     margin: float = 0.1,
     rate: float | None = None,
     restarts: int = 1,
@@ -170,7 +170,7 @@ def attack_monitor(
         loss: what stands for the network's errors; by default the hinge of half a logit.
         step_size: of the first step; by default eps / 4.
         share: of the prediction that is to change, for the ways that go by turns.
-        weight: of the monitor, where the way has one.
+        weight: of the monitor, where the way has one; at the start, where it finds its own.
         margin: how far below the threshold the attacker aims, as a share of it, so that rounding raises no alarm.
         rate: the nominal false-alarm rate; by default the monitor's own.
         restarts: random starts; with 1 the start is the clean image.

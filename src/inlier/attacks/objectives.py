@@ -276,9 +276,9 @@ class Dual:
     """
 
     limit: float
-    weight: float = 1.0
+    weight: float = 0.1
     up: float = 1.5
-    down: float = 0.9
+    down: float = 0.8
 
     def init(self, images: int) -> Tensor:
         return torch.full((images,), float(self.weight))

@@ -24,6 +24,7 @@ from inlier.cli.read import read
 from inlier.cli.rekey import rekey
 from inlier.cli.report import report
 from inlier.cli.score import score
+from inlier.cli.stress import stress
 from inlier.cli.sweep import sweep
 from inlier.cli.taps import taps
 from inlier.cli.uap import uap
@@ -57,6 +58,7 @@ for command in (
     perturb,
     uap,
     attack,
+    stress,
     miou,
     evaluate,
     compare,
