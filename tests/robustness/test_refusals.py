@@ -31,6 +31,7 @@ def places(scenes, monitors, tmp_path):
 
 
 FIT = "fit --backbone street --images {images} --out {out}"
+STRESS = "stress {bands} --backbone street --images {images} --out {out} --count 1"
 SCORE = "score {monitor} --backbone street --images"
 REFUSED = [
     # images
@@ -72,6 +73,10 @@ REFUSED = [
     ("attack fgsm --eps -1 --backbone street --images {images} --out {out}", "eps"),
     ("fit --backbone street --mean 1,2 --std 1,0 --images {images} --out {out}", "std"),
     ("fit --backbone street --size 12 --images {images} --out {out}", "--size is height x width"),
+    (f"{STRESS} --eps 2/0", "such as 1/255"),
+    (f"{STRESS} --budget smok", "Did you mean 'smoke'"),
+    (f"{STRESS} --control {{half}}", "half.inlier' is not a whole"),
+    (f"{STRESS} --false-alarm-rate 0.01", "needs at least 99"),
     # the parser's own
     ("scroe {monitor}", "score"),
     ("score {monitor} --backbon street --images {images}", "--backbone"),
