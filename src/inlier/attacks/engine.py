@@ -290,10 +290,14 @@ class _Ascent:
         self.kept: _Kept | None = None
         self.traces: list[Tensor] = []
         self.paths: list[Tensor] = []
-        self.everybody = torch.arange(len(clean), device=clean.device)
-        self.left = self.everybody  # images that are not done, by their places in the batch
+        self.left = torch.arange(len(clean), device=clean.device)  # images that are not done, by their places
         self.moves = torch.zeros(len(clean), dtype=torch.long)
         self.forwards = self.backwards = self.gradients = self.dead = 0
+
+    @property
+    def clean_left(self) -> Images:
+        """The clean images of those that are not done."""
+        return self.clean if len(self.left) == len(self.clean) else self.clean[self.left]
 
     def look_at_clean(self) -> None:
         """Evaluate the clean images, for an attack that starts elsewhere."""
@@ -317,10 +321,10 @@ class _Ascent:
             last = step == attack.steps
             with torch.set_grad_enabled(not last):
                 point = self.evaluate(parameters, step)
-                trace[:, step:, self.left.cpu()] = torch.stack([v.detach().float() for v in point.values])[
-                    :, None
-                ].cpu()
-                path[:, step:, self.left.cpu()] = self.norms(point)[:, None].cpu()
+                places = self.left.cpu()
+                heights = torch.stack([value.detach().float().cpu() for value in point.values])
+                trace[:, step:, places] = heights[:, None]  # to the end: what it was when the image left
+                path[:, step:, places] = self.norms(point)[:, None].cpu()
                 done = None
                 if attack.stop is not None and attack.constraint_at(step)[1]:
                     done = attack.stop(point.observation, point.context)
@@ -330,28 +334,28 @@ class _Ascent:
                     self.consider(point, parameters, restart, done)
                 if not last:
                     parameters, state = self.move(point, parameters, state, step)
-                    self.moves[self.left.cpu()] += 1
+                    self.moves[places if done is None else places[~done.cpu()]] += 1
             self.forwards += point.observation.passes
             if done is not None and done.any():
                 if not last:
-                    self.moves[self.left[done].cpu()] -= 1
                     parameters, state = parameters[~done], rows_of(state, ~done)
                 self.left = self.left[~done]
-                if len(self.left) == 0:
-                    break
-            if not last and progress is not None:
-                progress("attack", restart * attack.steps + step + 1, attack.restarts * attack.steps)
+            nobody, steps = len(self.left) == 0, attack.restarts * attack.steps
+            if progress is not None and (nobody or not last):
+                progress("attack", steps if nobody else restart * attack.steps + step + 1, steps)
+            if nobody:
+                break
         self.traces.append(trace)
         self.paths.append(path)
 
     def norms(self, point: Point) -> Float[Tensor, "2 n"]:
-        change = (point.observation.images.detach() - self.clean[self.left]).flatten(1)
+        change = (point.observation.images.detach() - self.clean_left).flatten(1)
         return torch.stack([torch.linalg.vector_norm(change, order, dim=1) for order in (2.0, float("inf"))])
 
     def move(self, point: Point, parameters: Tensor, state: State, step: int) -> tuple[Tensor, State]:
         """From an evaluation at `parameters` to the next ones: direction, step, projection."""
         attack = self.attack
-        clean, constraint = self.clean[self.left], attack.constraint_at(step + 1)[0]
+        clean, constraint = self.clean_left, attack.constraint_at(step + 1)[0]
 
         def project(there: Tensor) -> Tensor:
             return attack.parametrisation.project(there, clean, constraint)
@@ -364,11 +368,10 @@ class _Ascent:
     def evaluate(self, parameters: Tensor, step: int) -> Point:
         """The objectives at `parameters`, with a graph where gradients are enabled. The first are the clean images."""
         leaf = parameters.detach().requires_grad_(torch.is_grad_enabled())
-        everybody = len(self.left) == len(self.clean)
-        clean = self.clean if everybody else self.clean[self.left]
-        observation = self.probe(self.attack.parametrisation.images(leaf, clean))
+        observation = self.probe(self.attack.parametrisation.images(leaf, self.clean_left))
         if self.context is None:
             self.context = self.first_context(observation)
+        everybody = len(self.left) == len(self.clean)
         context = replace(self.context if everybody else self.context.subset(self.left), step=step)
         values = tuple(self.value(objective, observation, context) for objective in self.objectives)
 
