@@ -31,7 +31,7 @@ from inlier.errors import Mismatch
 from inlier.evaluation.changes import CLEAN, Change, ChangePlan, Ground, OtherImages, plans_of
 from inlier.evaluation.cost import count_operations, count_parameters, milliseconds, overhead
 from inlier.evaluation.defects import DEFECTS
-from inlier.evaluation.gathered import gather_images, placed
+from inlier.evaluation.gathered import DATA, gather_images, placed
 from inlier.evaluation.pictures import changed_mask, class_picture, difference_picture, palette, photograph
 from inlier.evaluation.record import MonitorEntry, Record, SetEntry
 from inlier.evaluation.seen import Damage, Gatherer, SeenSet, small
@@ -239,7 +239,8 @@ class Evaluation:
                 try:
                     backbones[key] = self.backbone_of(plan)
                 except FileNotFoundError as error:
-                    self.notes.append(f"The monitor '{plan.label or plan.name}' is left out: {error}")
+                    told = str(error) if self.data is None else str(error).replace(str(self.data), DATA)
+                    self.note(f"The monitor '{plan.label or plan.name}' is left out: {told}")
                     continue
                 origins[key] = self.origin_of(backbones[key])
             monitors.setdefault(key, {}).update(self.seats(plan, origins[key]))
