@@ -15,7 +15,7 @@ from inlier.attacks.constraints import Constraint, L2Ball, LinfBall, Unbounded
 from inlier.attacks.engine import Attack
 from inlier.attacks.objectives import Context, cross_entropy, evasion
 from inlier.attacks.recipes import RECIPES
-from inlier.attacks.steppers import L2Step, MomentumSign, SignStep
+from inlier.attacks.steppers import L2Step, MomentumSign, SignStep, Where
 from inlier.backbones.base import Backbone, Classification, Segmentation
 from inlier.detectors.base import Detector
 from inlier.observation import Observation
@@ -173,9 +173,9 @@ def test_a_gradient_is_that_of_finite_differences():
     seen: list[Tensor] = []
 
     class Listening(SignStep):
-        def update(self, gradient: Tensor, state: None) -> tuple[Tensor, None]:
+        def update(self, gradient: Tensor, state: None, where: Where | None = None) -> tuple[Tensor, None]:
             seen.append(gradient)
-            return super().update(gradient, state)
+            return super().update(gradient, state, where)
 
     Attack(LinfBall(0.1), Listening(0.01), 1)(probe, clean)
     direction = random(5, *clean.shape).double() - 0.5

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from inlier.attacks.joint import limit_of
+from inlier.attacks.objectives import unseen
 from inlier.backbones.base import Backbone, Segmentation
 from inlier.errors import NotFitted
 from inlier.evaluation.metrics import auroc, rate_interval
@@ -19,7 +21,6 @@ from inlier.evaluation.trial import (
     evasive,
     take,
     try_out,
-    unnoticed,
 )
 from inlier.monitor import Monitor
 from inlier.perturbations.geometric import VerticalFlip
@@ -87,7 +88,7 @@ def test_every_column_has_its_own_threshold_at_the_same_rate(panel, monitor):
 
 
 def test_a_monitor_without_a_threshold_is_refused(backbone):
-    for refused in (Panel, unnoticed, lambda m: evasive(m, 0.01)):
+    for refused in (Panel, limit_of, lambda m: evasive(m, 0.01)):
         with pytest.raises(NotFitted, match="calibrated"):
             refused(Monitor(backbone, "mahalanobis"))
 
@@ -163,7 +164,7 @@ def test_a_row_counts_damaged_images_without_an_alarm_among_those_let_pass_befor
     assert row.evasion_interval() == rate_interval(2, 4)
 
 
-def test_unnoticed_is_damage_below_the_threshold_and_less_the_further_above(panel, monitor):
+def test_unseen_is_damage_below_the_limit_and_less_the_further_above(panel):
     context = type("Context", (), {"prediction": torch.zeros(3, 1, 1, dtype=torch.long), "labels": None})()
     context.mean = lambda values: values.flatten(1).mean(1)
     observation = type(
@@ -172,12 +173,9 @@ def test_unnoticed_is_damage_below_the_threshold_and_less_the_further_above(pane
     bound = 0.9 * panel.thresholds()[MONITOR]
     scores = torch.tensor([bound - 0.1, bound + 1, bound + 2])
 
-    class Told:
-        false_alarm_rate = 0.1
-        calibration = monitor.calibration
-        objective = staticmethod(lambda _: scores)
-
-    assert torch.allclose(unnoticed(Told())(observation(), context), torch.tensor([1.0, -1.0, -2.0]), atol=1e-5)
+    assert torch.allclose(
+        unseen(lambda _: scores, bound)(observation(), context), torch.tensor([1.0, -1.0, -2.0]), atol=1e-5
+    )
 
 
 def test_who_knows_the_monitor_damages_without_an_alarm_and_within_eps(panel, monitor):

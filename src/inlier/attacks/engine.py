@@ -324,7 +324,7 @@ class _Ascent:
                 places = self.left.cpu()
                 heights = torch.stack([value.detach().float().cpu() for value in point.values])
                 trace[:, step:, places] = heights[:, None]  # to the end: what it was when the image left
-                path[:, step:, places] = self.norms(point)[:, None].cpu()
+                path[:, step:, places] = self.norms(point)[:, None].float().cpu()
                 done = None
                 if attack.stop is not None and attack.constraint_at(step)[1]:
                     done = attack.stop(point.observation, point.context)
