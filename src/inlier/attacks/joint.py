@@ -37,7 +37,7 @@ from inlier.monitor import Monitor
 from inlier.observation import Observation
 from inlier.types import Images, LabelMaps, Progress, Scores
 
-__all__ = ["WAYS", "MonitorAttack", "Way", "attack_monitor", "limit_of"]
+__all__ = ["WAYS", "MonitorAttack", "Outcome", "Way", "attack_monitor", "limit_of"]
 
 Score = Callable[[Observation], Scores]
 
@@ -99,22 +99,18 @@ WAYS: Mapping[str, Way] = {
 
 
 @dataclass(frozen=True, eq=False)
-class MonitorAttack:
-    """What an attack on a monitor came to, on the images as 8-bit files hold them.
+class Outcome:
+    """Of attacked images: what the monitor and the network made of them, and with that the one definition of success.
 
     Args:
-        result: of the engine, whose images are not rounded.
-        images: rounded; a change may exceed eps by half a grey level.
-        before, after: the monitor's scores.
-        damage: of the rounded images' predictions, as in `AttackResult`.
+        before, after: (n,) the monitor's scores of the clean and of the attacked images.
+        damage: (n,) of the prediction, as in `AttackResult`.
         limit: the largest score that is not flagged.
     """
 
-    result: AttackResult
-    images: Images
-    before: Scores
-    after: Scores
-    damage: Scores
+    before: Tensor
+    after: Tensor
+    damage: Tensor
     limit: float
 
     @property
@@ -135,6 +131,19 @@ class MonitorAttack:
         """The share of images that evaded, among those silent before; nan if there are none."""
         silent = int(self.silent.sum())
         return float(self.evaded(share).sum()) / silent if silent else float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class MonitorAttack(Outcome):
+    """What an attack on a monitor came to, on the images as 8-bit files hold them.
+
+    Args:
+        result: of the engine, whose images are not rounded.
+        images: rounded; a change may exceed eps by half a grey level.
+    """
+
+    result: AttackResult
+    images: Images
 
 
 def attack_monitor(
@@ -203,7 +212,7 @@ def attack_monitor(
         before = monitor.score(result.clean)
         observation = monitor.probe(stored)
         after, prediction = monitor.objective(observation), observation.output.argmax(1)
-    return MonitorAttack(result, stored, before, after, result.damage_of(prediction), limit)
+    return MonitorAttack(before, after, result.damage_of(prediction), limit, result, stored)
 
 
 def limit_of(monitor: Monitor, rate: float | None = None) -> float:

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from inlier.attacks.joint import MonitorAttack, attack_monitor, limit_of
+from inlier.attacks.joint import MonitorAttack, Outcome, attack_monitor, limit_of
 from inlier.attacks.objectives import Objective, cross_entropy
 from inlier.attacks.surrogates import correct_cross_entropy, hinge, segpgd, smooth_count
 from inlier.errors import Mismatch
@@ -96,21 +96,14 @@ def suite(budget: Budget) -> tuple[Assault, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
-    """What one attacker made of the images at one eps; see `MonitorAttack`."""
+class Cell(Outcome):
+    """What one attacker made of the images at one eps.
 
-    before: Tensor
-    after: Tensor
-    damage: Tensor
-    dead_gradients: float
-    limit: float
+    Args:
+        dead_gradients: as in `AttackResult`.
+    """
 
-    def evaded(self, share: float) -> Bool[Tensor, " n"]:
-        return (self.damage >= share) & (self.after <= self.limit) & (self.before <= self.limit)
-
-    @property
-    def detected(self) -> Bool[Tensor, " n"]:
-        return ~(self.after <= self.limit)
+    dead_gradients: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -203,7 +196,7 @@ class Stress:
         start = time.perf_counter()
         cells = {(one.name, eps): self.cell(one, eps) for eps in self.epsilons for one in self.suite}
         noise = {eps: self.noise(eps) for eps in self.epsilons}
-        silent = next(iter(cells.values())).before <= self.limit
+        silent = next(iter(cells.values())).silent
         gates = self.gates(cells, noise)
         rows = [self.row(one, eps, cells[one.name, eps]) for eps in self.epsilons for one in self.suite]
         worst: list[dict[str, Any]] = [
@@ -231,7 +224,7 @@ class Stress:
 
     def row(self, one: Assault, eps: float, cell: Cell) -> dict[str, Any]:
         """An attacker at an eps."""
-        silent = cell.before <= self.limit
+        silent = cell.silent
         row: dict[str, Any] = {"attack": one.name, "tier": one.tier, "eps": eps, "damage": cell.damage.mean().item()}
         for share in SHARES:
             hit = silent & (cell.damage >= share)
@@ -288,7 +281,7 @@ class Stress:
             differ = (was.output.argmax(1) != now.output.argmax(1)).reshape(len(place), -1).double().mean(1)
             parts.append(torch.stack([before.double(), after.double(), differ], 1).cpu())
         before, after, damage = torch.cat(parts).unbind(1)
-        return Cell(before, after, damage, 0.0, self.limit)
+        return Cell(before, after, damage, self.limit)
 
     # --- gates ----------------------------------------------------------------------------------------------------
 
@@ -296,7 +289,7 @@ class Stress:
         """Every check of the protocol that a white-box suite allows."""
         plain, joint = self.suite[:2]
         largest, share = self.epsilons[-1], SHARES[0]
-        silent = cells[joint.name, largest].before <= self.limit
+        silent = cells[joint.name, largest].silent
         count = max(1, int(silent.sum()))
 
         def success(cell: Cell) -> float:
@@ -355,7 +348,7 @@ class Stress:
             for loss in ("hinge", "cross_entropy")
         ]
         evaded = torch.stack([cell.evaded(SHARES[0]) for cell in cells]).any(0)
-        return float(evaded.sum()) / max(1, int((cells[0].before <= cells[0].limit).sum()))
+        return float(evaded.sum()) / max(1, int(cells[0].silent.sum()))
 
     def finite_differences(self, step: float = 2e-3) -> float:
         """The median, over up to 8 images, of the relative error of the score's slope along its gradient's sign."""
