@@ -33,9 +33,10 @@ def evaluate(
     ] = None,
     json: options.JsonOption = False,
 ) -> None:
-    """Try monitors on changed, attacked and foreign images; write results, scores and a report, print the main tables.
+    """Carry out what a file describes: write results and a report, print the main tables.
 
-    What is finished is not worked out again, whatever ended the evaluation.
+    By default monitors are tried on changed, attacked and foreign images; with `kind` at its top the file describes
+    another experiment. What is finished is not worked out again, whatever ended the evaluation.
     """
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say
@@ -44,7 +45,14 @@ def evaluate(
     from inlier.evaluation.study import Study
     from inlier.report.folder import write_report
 
-    study = from_keywords(Study, read_toml(config), f"'{config}'")
+    table = read_toml(config)
+    kind = table.pop("kind", None)
+    if kind is not None:
+        if only:
+            raise ValueError(f"--only chooses of a study's monitors and sets, and '{config}' describes {kind}")
+        carry_out(str(kind), table, config, out, data_folder(data), json)
+        return
+    study = from_keywords(Study, table, f"'{config}'")
     named = [part for name in only or [] for part in ("--only", name)]
     command = shlex.join(["inlier", "evaluate", config.as_posix(), "--out", out.name, *named])
     with progress_bars() as progress:
@@ -57,6 +65,29 @@ def evaluate(
     for note in results["notes"]:
         say(note)
     say(f"{sum(results['seconds'].values()):.0f} s in all")
+    say(f"The report is {out / 'report.html'}, its numbers are in {out / 'results.json'}")
+
+
+def carry_out(kind: str, table: Mapping[str, Any], config: Path, out: Path, data: Path | None, json: bool) -> None:
+    """An experiment of a kind of its own."""
+    from inlier.cli.progress import progress_bars
+    from inlier.cli.summary import say
+    from inlier.config import from_keywords
+    from inlier.evaluation.experiments import EXPERIMENTS
+    from inlier.evaluation.measure import without_nan
+    from inlier.evaluation.results_file import FORMAT, shortened, write_results
+    from inlier.report.document import document_text
+    from inlier.report.documents import DOCUMENTS
+    from inlier.report.folder import write_report
+
+    experiment = from_keywords(EXPERIMENTS[kind], table, f"'{config}'")
+    command = shlex.join(["inlier", "evaluate", config.as_posix(), "--out", out.name])
+    with progress_bars() as progress:
+        found = experiment.run(out, data=data, command=command, progress=progress)
+    results = shortened(without_nan({"format": FORMAT, "kind": kind, **found}))
+    write_results(out, results)
+    write_report(out, results)
+    print(json_.dumps(results, allow_nan=False) if json else document_text(DOCUMENTS[kind](results)))
     say(f"The report is {out / 'report.html'}, its numbers are in {out / 'results.json'}")
 
 

@@ -36,4 +36,6 @@ def report(
         write_results(folder, found)
     written = write_report(folder, found)
     print(written[0])
-    say(f"{written[1].name} and {len(written) - 2} files in {folder / 'tables'} were written beside it")
+    pages = [path.name for path in written[1:] if path.suffix == ".html"]
+    tables = f"{len(written) - 1 - len(pages)} files in {folder / 'tables'}"
+    say(f"{' and '.join([*pages, tables])} were written beside it")

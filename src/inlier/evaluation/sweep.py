@@ -29,6 +29,7 @@ from inlier.detectors.spec import DetectorSpec
 from inlier.detectors.table import DETECTORS
 from inlier.errors import Mismatch
 from inlier.evaluation.metrics import aupr, auroc, fpr_at_tpr, rate_interval
+from inlier.evaluation.workplace import Workplace
 from inlier.files import write_bytes
 from inlier.images import ImageSource
 from inlier.monitor import Fusion, Monitor
@@ -161,23 +162,7 @@ class Run:
                 for text in sorted({source.replace("{seed}", str(seed)) for seed in sweep.seeds})
             },
         }
-        told = dict(json.loads(json.dumps(told)))  # as it will be read
-        file = self.out / "sweep.json"
-        if not file.is_file():
-            if self.out.is_dir() and any(self.out.iterdir()):
-                raise Mismatch(f"'{self.out}' is not empty and no sweep was begun in it; give a folder of its own")
-            write_bytes(file, json.dumps(told, indent=2).encode())
-            return
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise Mismatch(f"'{file}' is damaged: {error}. Give the sweep another folder.") from error
-        for name in [*told, *there]:
-            if told.get(name) != there.get(name):
-                raise Mismatch(
-                    f"'{self.out}' holds a sweep with {name} = {json.dumps(there.get(name))}, and this one has "
-                    f"{json.dumps(told.get(name))}. Give this one another folder, or go on with the settings of that."
-                )
+        Workplace(self.out, told, "a sweep", "sweep.json")
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of all cells, in the order of the settings."""

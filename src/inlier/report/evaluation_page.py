@@ -8,20 +8,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from jinja2 import Environment
-from markupsafe import Markup
-
 from inlier.report.evaluation_tables import evaluation_tables, told_value
-from inlier.report.figures import STYLES, Axis, Line, Point, diverging, interval_bar, line_chart, step_chart
+from inlier.report.figures import STYLES, Axis, Line, Point, diverging, line_chart, step_chart
 from inlier.report.findings import ATTACKS, Entry, Findings, label_of
 from inlier.report.glossary import GLOSSARY
 from inlier.report.limits import limits
-from inlier.report.markup import environment
-from inlier.report.tables import Cell, Column, Rate, Table
+from inlier.report.parts import Plot, Thumbnails, bar, templates, warmth
+from inlier.report.tables import Rate, Table
 
 __all__ = ["LIMIT", "evaluation_page", "sign_off_page"]
 
@@ -51,23 +46,6 @@ VIEWS = (
     ("predicted_after", "prediction after", "classes predicted for the changed image"),
     ("mask", "pixels that changed class", "mask of the pixels whose predicted class changed"),
 )
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure and what stands below it."""
-
-    caption: str
-    svg: Markup
-
-
-@dataclass(frozen=True)
-class Thumbnails:
-    """Small pictures that belong together."""
-
-    title: str
-    note: str
-    views: tuple[tuple[str, str, str], ...]
 
 
 class Lenient(dict[str, Any]):
@@ -158,27 +136,8 @@ def rendered(name: str, body: Mapping[str, Any]) -> str:
     return templates().get_template(name).render(**body, bar=bar, warmth=warmth, label_of=label_of)
 
 
-@cache
-def templates() -> Environment:
-    """Compiled once."""
-    return environment()
-
-
 def present(tables: Mapping[str, Table], *names: str) -> list[Table]:
     return [tables[name] for name in names if name in tables]
-
-
-def bar(column: Column, cell: Cell | None) -> Markup | None:
-    """The drawing of a rate, in columns that have an axis."""
-    if column.bar is None or not isinstance(cell, Rate):
-        return None
-    return interval_bar(cell.rate, cell.low, cell.high, column.bar, column.asked, cell.others)
-
-
-def warmth(column: Column, cell: Cell | None) -> int | None:
-    """How strongly a cell is coloured, in percent."""
-    share = column.warmth(cell)
-    return None if share is None else round(100 * share)
 
 
 def roster(found: Findings) -> list[Entry]:

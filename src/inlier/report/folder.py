@@ -10,12 +10,16 @@ from typing import Any
 from inlier.errors import Mismatch
 from inlier.evaluation.results_file import FORMAT, RESULTS
 from inlier.files import write_bytes
+from inlier.report.document import document_html
+from inlier.report.documents import DOCUMENTS
 from inlier.report.evaluation_page import evaluation_page, sign_off_page
 from inlier.report.evaluation_tables import evaluation_tables
 from inlier.report.findings import Findings
 from inlier.report.tables import write_tables
 
 __all__ = ["read_results", "without_images", "write_report"]
+
+REPORT, SIGN_OFF = "report.html", "sign_off.html"
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -43,16 +47,26 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def without_images(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The results less everything that shows an image of the data: pictures, and those of the worst misses."""
-    worst = [
-        {name: value for name, value in entry.items() if not str(value).startswith("data:image")}
-        for entry in results.get("worst") or []
-    ]
-    return {**results, "pictures": {}, "worst": worst}
+    """The results less everything that shows an image of the data: whatever is written as a picture, however deep."""
+    kept: dict[str, Any] = without_pictures(results)
+    return kept if "kind" in results else {**kept, "pictures": {}}
+
+
+def without_pictures(value: Any) -> Any:
+    """JSON values less the entries that are pictures."""
+    if isinstance(value, Mapping):
+        return {name: without_pictures(item) for name, item in value.items() if not is_picture(item)}
+    if isinstance(value, list | tuple):
+        return [without_pictures(item) for item in value if not is_picture(item)]
+    return value
+
+
+def is_picture(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("data:image")
 
 
 def write_report(folder: Path, results: Mapping[str, Any]) -> list[Path]:
-    """Write report.html, sign_off.html and tables/*.csv and *.tex of an evaluation; each file whole or not at all.
+    """Write report.html, tables/*.csv and *.tex, and the sign_off.html of a study; each file whole or not at all.
 
     Args:
         folder: made if it is not there. Files of these names are replaced.
@@ -61,8 +75,12 @@ def write_report(folder: Path, results: Mapping[str, Any]) -> list[Path]:
     Returns:
         What was written, the report first.
     """
-    pages = {"report.html": evaluation_page(results), "sign_off.html": sign_off_page(results)}
-    tables = evaluation_tables(Findings(results))
+    if "kind" in results:
+        document = DOCUMENTS[results["kind"]](results)
+        pages, tables = {REPORT: document_html(document)}, list(document.tables)
+    else:
+        pages = {REPORT: evaluation_page(results), SIGN_OFF: sign_off_page(results)}
+        tables = list(evaluation_tables(Findings(results)).values())
     for name, text in pages.items():
         write_bytes(folder / name, text.encode())
-    return [*(folder / name for name in pages), *write_tables(folder / "tables", list(tables.values()))]
+    return [*(folder / name for name in pages), *write_tables(folder / "tables", tables)]

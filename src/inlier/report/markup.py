@@ -8,11 +8,22 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["PLACEHOLDER", "count", "decimals", "environment", "fine_percent", "nominal", "percent", "settings_text"]
+__all__ = [
+    "PLACEHOLDER",
+    "SPACE",
+    "count",
+    "decimals",
+    "environment",
+    "fine_percent",
+    "nominal",
+    "percent",
+    "settings_text",
+]
 
 PLACEHOLDER = "\N{EN DASH}"
 """Stands where there is no value."""
 SPACE = "\N{NO-BREAK SPACE}"
+"""Between a number and its sign."""
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
