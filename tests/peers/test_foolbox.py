@@ -103,6 +103,26 @@ def test_foolboxs_momentum_accumulates_signs_where_the_paper_accumulates_unit_gr
     assert ((ours - expected).abs() > 1e-3).float().mean() > 0.02
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_from_the_same_random_start_the_images_are_foolboxs(norm: str, backbone: Backbone, images: Tensor):
+    eps, labels = {"linf": 0.03, "l2": 0.8}[norm], backbone.predict(images)
+    ours = replace(pgd(eps, norm, steps=12, step_size=eps / 5), keep="last")  # type: ignore[arg-type]
+    start = ours.constraint.draw(images, torch.Generator().manual_seed(7))
+    peers = foolbox.attacks
+    peer = {"linf": peers.LinfProjectedGradientDescentAttack, "l2": peers.L2ProjectedGradientDescentAttack}[norm]
+
+    class FromThere(peer):  # type: ignore[misc, valid-type]
+        def get_random_start(self, x0, epsilon):
+            return type(x0)(start.clone())
+
+    attack = FromThere(abs_stepsize=eps / 5, steps=12, random_start=True)
+    expected = theirs(attack, backbone, images, foolbox.criteria.Misclassification(labels), eps)
+    result = replace(ours, start="clean")(Probe(backbone), images, initial=start)
+    torch.testing.assert_close(result.images, expected, atol=TOLERANCE, rtol=0)
+    drawn = ours(Probe(backbone), images, seed=7)
+    assert torch.equal(drawn.images, result.images)  # and that is the start which the seed draws
+
+
 def test_each_random_start_is_worth_what_foolboxs_is(backbone: Backbone, images: Tensor):
     """Random numbers differ, so the losses reached are compared, on average over images and seeds."""
     labels = backbone.predict(images)

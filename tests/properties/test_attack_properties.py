@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from inlier.attacks.constraints import Constraint, L2Ball, LinfBall, Unbounded
-from inlier.attacks.engine import Attack
+from inlier.attacks.engine import Attack, AttackResult
 from inlier.attacks.objectives import Context, cross_entropy, evasion
 from inlier.attacks.recipes import RECIPES
 from inlier.attacks.steppers import L2Step, MomentumSign, SignStep, Where
@@ -119,6 +119,7 @@ def test_the_best_is_no_worse_than_the_clean_image_and_any_iterate(constraint, s
     assert (kept >= result.trace[0].amax(0) - ROUNDING).all()
 
 
+@pytest.mark.slow
 @few
 @given(seeds)
 def test_without_a_bound_a_linear_classifier_errs(seed):
@@ -164,6 +165,76 @@ def test_evasion_lowers_the_score_by_every_recipe(name, seed):
     before, after = detector(probe(clean)), detector(probe(result.images))
     assert (after <= before).all()
     assert (after < before).any()
+
+
+def shorter(name: str, **given: float) -> Attack:
+    """A recipe of six steps, with those of other settings that it has."""
+    factory = RECIPES[name].factory
+    return factory(
+        **{key: value for key, value in {"steps": 6, **given}.items() if key in inspect.signature(factory).parameters}
+    )
+
+
+def heights(probe: Probe, images: Tensor, name: str, result: AttackResult, target: int | None) -> Tensor:
+    """What the recipe raises, at images that nothing moves."""
+    still = Attack(Unbounded(), SignStep(0.0), 1)
+    given = {"labels": result.labels} if target is None else {"target": target}
+    return still(probe, images, RECIPES[name].objective, **given).trace[0, 0]
+
+
+tasks = pytest.mark.parametrize("dense", [False, True], ids=["classes", "maps"])
+
+
+@tasks
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_stays_in_ball_and_box_and_repeats_itself(name, dense):
+    recipe, attack, seed = RECIPES[name], shorter(name), 7
+    probe, clean = Probe(backbone(seed, dense)), (1.4 * random(seed, 3, 3, 6, 5) - 0.2).clamp(0, 1)
+    target = 1 if recipe.needs_target else None
+    more = {"better": recipe.better if attack.keep == "best" else None, "target": target}
+    result = attack(probe, clean, recipe.objective, seed=seed, **more)
+    assert ((result.images >= 0) & (result.images <= 1)).all()
+    if not isinstance(attack.constraint, Unbounded):
+        assert (distance(attack.constraint, result.images, clean) <= attack.constraint.eps + ROUNDING).all()
+    again = attack(probe, clean, recipe.objective, seed=seed, **more)
+    assert torch.equal(result.images, again.images)
+    assert torch.equal(result.trace, again.trace)
+    if attack.start == "random" and attack.stop is None:
+        other = attack(probe, clean, recipe.objective, seed=seed + 1, **more)
+        assert not torch.equal(other.trace, result.trace)
+
+
+BEST = sorted(name for name in RECIPES if shorter(name).keep == "best")
+
+
+@tasks
+@pytest.mark.parametrize("name", BEST)
+def test_of_every_recipe_that_keeps_the_best_it_is_no_worse_than_clean_image_and_start(name, dense):
+    recipe, attack, seed = RECIPES[name], shorter(name), 7
+    probe, clean = Probe(backbone(seed, dense)), random(seed, 3, 3, 6, 5)
+    target = 1 if recipe.needs_target else None
+    result = attack(probe, clean, recipe.objective, seed=seed, target=target)
+    kept = heights(probe, result.images, name, result, target)
+    assert (kept >= heights(probe, clean, name, result, target) - ROUNDING).all()
+    own_ball = [step for step in range(attack.steps + 1) if attack.constraint_at(step)[1]]
+    assert (kept >= result.trace[0, own_ball].amax(0) - ROUNDING).all()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_without_a_bound_every_recipe_makes_a_linear_classifier_err(name):
+    recipe, seed = RECIPES[name], 7
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    network[1].weight.data = random(seed, 2, 48) - 0.5
+    network[1].bias.data.zero_()
+    probe, images = Probe(Backbone(network, Classification(("a", "b")))), random(seed + 1, 4, 3, 4, 4)
+    far = {"eps": 10.0 if name.endswith("l2") else 1.0, "step_size": 0.25, "size": 0.1, "steps": 20}
+    attack = shorter(name, **far)
+    own = probe.backbone.predict(images)
+    target = 1 - own if recipe.needs_target else None
+    result = attack(
+        probe, images, recipe.objective, better=recipe.better if attack.keep == "best" else None, target=target
+    )
+    assert (result.after != own).all()
 
 
 def test_a_gradient_is_that_of_finite_differences():

@@ -1,7 +1,7 @@
 """Constraints say where an attacker may be; parametrisations say what he moves to get there.
 
 A constraint is a ball around the clean image, and [0, 1] always. A parametrisation maps what is optimised to images:
-the pixels themselves, one delta for all images, or the pixels under a patch.
+the pixels themselves, one delta for all images, the pixels under a patch, or a smaller image that is up-sampled.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Bool
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from inlier.types import Images, Scores
@@ -20,12 +23,15 @@ __all__ = [
     "Constraint",
     "L2Ball",
     "LinfBall",
+    "LowResolution",
     "MaskedPatch",
     "Parametrisation",
     "Pixels",
     "SharedDelta",
     "Unbounded",
 ]
+
+_Small: TypeAlias = Float[Tensor, "n c small_h small_w"]
 
 
 class Constraint(ABC):
@@ -207,3 +213,76 @@ class MaskedPatch(Parametrisation):
 
     def draw(self, clean: Images, constraint: Constraint, generator: torch.Generator) -> Images:
         return self.images(constraint.draw(clean, generator), clean)
+
+
+@dataclass(frozen=True)
+class LowResolution(Parametrisation):
+    """A smaller image; what is done to it is up-sampled and added to the image that is attacked.
+
+    An image that was up-sampled from a native one is attacked as the native one: what is seen is the attacked small
+    image, up-sampled. A detector may break on the up-sampled tensor and hold on the native image (Fort, near-OOD
+    paper), so results say which was optimised. Of any other image the detail stays, and the change is smooth or in
+    blocks.
+
+    The ball and [0, 1] hold for the *small* image's values. An Linf ball then holds for what is seen as well, since an
+    up-sampled value is a mean of small ones; the L2 norm of what is seen is larger than the small one's, by about the
+    root of the number of pixels that each small one becomes, and a ball on it could not be projected back to. What is
+    seen is cut to [0, 1] too. The small images are the result's `parameters`.
+
+    Args:
+        size: (h, w) of the small image, at most that of the images.
+        mode: of the up-sampling; corners are not aligned.
+
+    >>> import torch
+    >>> native = torch.rand(1, 3, 4, 4)
+    >>> seen = torch.nn.functional.interpolate(native, (9, 9), mode="bilinear")
+    >>> bool((LowResolution((4, 4)).start(seen) - native).abs().max() < 1e-5)
+    True
+    """
+
+    size: tuple[int, int]
+    mode: Literal["bilinear", "nearest"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1 or self.mode not in ("bilinear", "nearest"):
+            raise ValueError(
+                "size is (height, width) of at least 1 pixel and mode 'bilinear' or 'nearest', "
+                f"not {self.size} and {self.mode!r}"
+            )
+
+    def start(self, clean: Images) -> _Small:
+        """The small images that come nearest to the clean ones when they are up-sampled, cut to [0, 1].
+
+        Nearest in the mean square. Of images that were up-sampled from [0, 1] this way it is these, to rounding.
+        """
+        height, width = clean.shape[-2:]
+        if self.size[0] > height or self.size[1] > width:
+            raise ValueError(f"A low resolution is at most that of the images, {height} x {width}, not {self.size}")
+        rows, columns = (
+            _shrinking(small, large, self.mode).to(clean)
+            for small, large in zip(self.size, (height, width), strict=True)
+        )
+        return (rows @ clean @ columns.T).clamp(0, 1)
+
+    def images(self, parameters: _Small, clean: Images) -> Images:
+        change = parameters - self.start(clean)
+        aligned = {"align_corners": False} if self.mode == "bilinear" else {}
+        return (clean + F.interpolate(change, size=clean.shape[-2:], mode=self.mode, **aligned)).clamp(0, 1)
+
+    def project(self, parameters: _Small, clean: Images, constraint: Constraint) -> _Small:
+        return constraint.project(parameters, self.start(clean))
+
+    def draw(self, clean: Images, constraint: Constraint, generator: torch.Generator) -> _Small:
+        return constraint.draw(self.start(clean), generator)
+
+
+@lru_cache(maxsize=16)
+def _shrinking(small: int, large: int, mode: str) -> Float[Tensor, "small large"]:
+    """Along one axis, what undoes up-sampling: the pseudo-inverse of its matrix."""
+    basis = torch.eye(small, dtype=torch.float64)[None]
+    if mode == "bilinear":
+        growing = F.interpolate(basis, size=large, mode="linear", align_corners=False)[0].T
+    else:
+        growing = F.interpolate(basis, size=large, mode="nearest")[0].T
+    inverse: Tensor = torch.linalg.pinv(growing)
+    return inverse

@@ -83,8 +83,10 @@ class Context:
 
     def mean(self, values: Float[Tensor, "n *hw"]) -> Scores:
         """The mean over an image's valid pixels; a classifier has one value an image, which it is."""
-        counted = self.valid.reshape(len(values), -1)
-        return (values.reshape(len(values), -1) * counted).sum(1) / counted.sum(1).clamp_min(1)
+        values, counted = values.reshape(len(values), -1), self.valid.reshape(len(values), -1)
+        if counted.all():
+            return values.sum(1) / counted.shape[1]  # the same, without a product and its gradient
+        return (values * counted).sum(1) / counted.sum(1).clamp_min(1)
 
 
 Objective: TypeAlias = Callable[[Observation, Context], Tensor]

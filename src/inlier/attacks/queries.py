@@ -135,8 +135,8 @@ def spsa(
                 weights = ((up - down) / (2 * delta)).nan_to_num(0.0, 0.0, 0.0).to(here)
                 slope += torch.einsum("m,mchw->chw", weights, signs)
             mean[place] = 0.9 * mean[place] + 0.1 * slope / (samples // 2)
-            square[place] = 0.99 * square[place] + 0.01 * (slope / (samples // 2)) ** 2
-            along = (mean[place] / (1 - 0.9**step)) / ((square[place] / (1 - 0.99**step)).sqrt() + 1e-12)
+            square[place] = 0.999 * square[place] + 0.001 * (slope / (samples // 2)) ** 2
+            along = (mean[place] / (1 - 0.9**step)) / ((square[place] / (1 - 0.999**step)).sqrt() + 1e-12)
             at[place] = ball.project((here + size * along)[None], images[place : place + 1])[0]
         left = asked.left
         if len(left) == 0:

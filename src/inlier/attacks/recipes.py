@@ -170,11 +170,11 @@ RECIPES: Mapping[str, Recipe] = {
     "ifgsm_targeted": Recipe(ifgsm, True, "Kurakin et al. 2017, arXiv:1607.02533"),
     "mifgsm": Recipe(mifgsm, False, "Dong et al. 2018, arXiv:1710.06081"),
     "pgd_linf": Recipe(pgd, False, "Madry et al. 2018, arXiv:1706.06083"),
-    "pgd_l2": Recipe(partial(pgd, 0.5, "l2"), False, "Madry et al. 2018, arXiv:1706.06083"),
+    "pgd_l2": Recipe(partial(pgd, eps=0.5, norm="l2"), False, "Madry et al. 2018, arXiv:1706.06083"),
     "pgd_hinge": Recipe(pgd, False, "Carlini and Wagner 2017, arXiv:1608.04644", hinge(), share_changed),
     "pgd_count": Recipe(pgd, False, "after Madry et al. 2018, arXiv:1706.06083", smooth_count(), share_changed),
     "apgd_linf": Recipe(apgd, False, "Croce and Hein 2020, arXiv:2003.01690"),
-    "apgd_l2": Recipe(partial(apgd, 0.5, "l2"), False, "Croce and Hein 2020, arXiv:2003.01690"),
+    "apgd_l2": Recipe(partial(apgd, eps=0.5, norm="l2"), False, "Croce and Hein 2020, arXiv:2003.01690"),
     "segpgd": Recipe(segpgd_attack, False, "Gu et al. 2022, arXiv:2207.12391", segpgd),
     "masked_cross_entropy": Recipe(
         staged, False, "Croce et al. 2024, arXiv:2306.12941", correct_cross_entropy, share_changed

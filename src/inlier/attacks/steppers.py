@@ -222,7 +222,7 @@ class AutoStep:
         ahead = where.project(start + size.view(-1, 1, 1, 1) * step)
         if state.number > 0:
             ahead = where.project(start + 0.75 * (ahead - start) + 0.25 * (start - state.before))
-        reached = _Climb(state.number + 1, at, values, best, best_value, best_gradient, size, rises, since, halved)
+        reached = _Climb(state.number + 1, start, values, best, best_value, best_gradient, size, rises, since, halved)
         return ahead - at, reached
 
 
