@@ -61,10 +61,19 @@ def test_progress_elsewhere_than_on_a_terminal_is_a_few_lines_with_the_time_left
     show("fitting", 1, 2)
     assert out.getvalue().splitlines() == [
         "reading: 1 of 10",
-        "reading: 5 of 10, about 6 s left",
+        "reading: 5 of 10, about 8 s left",
         "reading: 10 of 10, 20.0 s",
         "fitting: 1 of 2",
     ]
+
+
+def test_what_takes_long_tells_after_three_steps_how_long():
+    now = iter([0.0, 1.0, 2.0, 3.0, 4.0])
+    out = io.StringIO()
+    show = plain_lines(out, clock=lambda: next(now))
+    for step in range(4, 24, 4):
+        show("attacking", step, 400)
+    assert out.getvalue().splitlines() == ["attacking: 4 of 400", "attacking: 16 of 400, about 96 s left"]
 
 
 def test_progress_goes_to_stderr_alone(capsys):

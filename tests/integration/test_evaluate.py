@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+from inlier.attacks.joint import attack_monitor
 from inlier.backbones.base import Backbone, Segmentation
 from inlier.cli.main import app
 from inlier.config import from_keywords
@@ -27,6 +28,7 @@ from inlier.evaluation.study import Study
 from inlier.monitor import Monitor
 from inlier.perturbations.base import to_8_bit
 from inlier.perturbations.noise import GaussianNoise
+from inlier.report.folder import write_report
 
 SIZE = (24, 32)
 CLASSES = ("road", "sky", "car", "void")
@@ -381,3 +383,50 @@ def test_data_that_nobody_named_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.delenv("INLIER_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="--data"):
         evaluate(small(), tmp_path / "out")
+
+
+def test_a_joint_attack_is_made_against_the_monitor_that_is_judged(data, tmp_path):
+    wanted = small(
+        monitors=[{"name": "bands", "detectors": "mahalanobis"}, {"name": "daain", "detectors": DAAIN}],
+        changes=[
+            {"joint": "dual", "monitor": "bands", "eps": 0.1, "steps": 6},
+            {"joint": "false_alarm", "monitor": "bands", "eps": 0.1, "steps": 6, "name": "alarm"},
+        ],
+    )  # fmt: skip
+    results = evaluate(wanted, tmp_path / "out", data=data)
+    record = Record.load(tmp_path / "out" / "scores.safetensors")
+    work = Evaluation(wanted, tmp_path / "out", data=data)
+    monitor = work.attackable("bands")
+    assert monitor.calibration.threshold(0.1) == pytest.approx(record.monitor("bands").thresholds[0][0.1], rel=1e-4)
+    clean, _ = images_of(data / "test" / "images")
+    attacked = torch.cat([attack_monitor(monitor, clean[i : i + 4], 0.1, steps=6).images for i in (0, 4, 8)])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            record.scores["bands", 0, "dual"], monitor.score(attacked).double(), rtol=1e-3, atol=1e-3
+        )
+        torch.testing.assert_close(  # the key is the same too
+            record.scores["daain", 0, "clean"], work.attackable("daain").score(clean).double(), rtol=1e-3, atol=1e-3
+        )
+    assert [entry["kind"] for entry in results["sets"]] == ["clean", "joint", "joint"]
+    assert results["sets"][1]["settings"]["monitor"] == "bands"
+    rows = {row["set"]: row["flagged"]["0.1"]["hits"] for row in results["rows"] if row["monitor"] == "bands"}
+    assert rows["dual"] < rows["alarm"]
+    write_report(tmp_path, results)
+    page = (tmp_path / "report.html").read_text()
+    assert 'id="table-joint"' in page
+    assert "did not know of the monitor" not in page
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        ({"joint": "duel", "monitor": "bands", "eps": 0.1}, LookupError, "Did you mean 'dual'"),
+        ({"joint": "dual", "eps": 0.1}, ValueError, "needs monitor"),
+        ({"joint": "dual", "monitor": "bands"}, ValueError, "and eps"),
+        ({"joint": "dual", "monitor": "bands", "eps": 0.1, "stepps": 2}, ValueError, "Did you mean 'steps'"),
+        ({"joint": "dual", "monitor": "bandz", "eps": 0.1}, LookupError, "Did you mean 'bands'"),
+    ],
+)
+def test_joint_attacks_that_cannot_be_are_refused(data, tmp_path, change, error, told):
+    with pytest.raises(error, match=told):
+        evaluate(small(changes=[change]), tmp_path / "out", data=data)

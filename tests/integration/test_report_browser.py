@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+from attacked import attack_results, stress_results
 from evaluated import made_up
 from PIL import Image, ImageStat
 
@@ -103,6 +104,24 @@ def test_a_page_is_as_wide_as_the_window_and_whole_in_light_and_dark(browser, wr
             assert told["smallest"] >= 9  # pixels: text in figures stays legible on a telephone
     assert paper["light"] - ink["light"] > 150
     assert ink["dark"] - paper["dark"] > 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["attack", "stress"])
+def test_the_pages_of_attacks_fit_the_window_in_light_and_dark(browser, tmp_path, kind):
+    work, out = tmp_path / "work", tmp_path / "report"
+    write_report(out, attack_results(work)[0] if kind == "attack" else stress_results(work, budget="smoke"))
+    for width in WIDTHS:
+        ink, paper = {}, {}
+        for scheme in SCHEMES:
+            told = seen(browser, out / "report.html", tmp_path, width, scheme)
+            assert told["scroll"] <= told["client"] == width
+            assert told["beyond"] == []
+            assert told["broken"] == told["unfinished"] == told["unreached"] == 0
+            assert told["smallest"] >= 9
+            ink[scheme], paper[scheme] = brightness(told["ink"]), brightness(told["background"])
+        assert paper["light"] - ink["light"] > 150
+        assert ink["dark"] - paper["dark"] > 150
 
 
 @pytest.mark.slow

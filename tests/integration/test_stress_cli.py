@@ -1,7 +1,9 @@
-"""`inlier stress` as a user runs it: a table, files, and an exit code that says whether a gate failed."""
+"""`inlier stress` and `inlier attack` on a monitor as a user runs them: tables, files, exit codes."""
 
+import csv
 import json
 
+import numpy as np
 import pytest
 from command_line import inlier
 from PIL import Image
@@ -34,7 +36,13 @@ def test_a_stress_test_prints_its_table_writes_its_files_and_goes_on(places):
     assert ran.code == (3 if failed else 0)
     assert ran.out.rstrip().endswith(results["verdict"])
     assert "finite differences agree with the gradient" not in failed
-    assert [row["eps"] for row in results["rows"]] == [8 / 255] * 2 + [16 / 255] * 2
+    assert [row["eps"] for row in results["rows"]] == pytest.approx([8 / 255] * 2 + [16 / 255] * 2, rel=1e-5)
+    assert results["command"].startswith("inlier --threads 1 stress m.inlier --backbone street --images images")
+    page = (places / "out" / "report.html").read_text()
+    assert results["gates"][0]["name"] in page
+    rendered = inlier("report", places / "out")
+    assert rendered.code == 0, rendered.err
+    assert (places / "out" / "report.html").read_text() == page
     pictures = sorted((places / "out" / "images").rglob("*.png"))
     assert len(pictures) == 4 * 3
     with Image.open(pictures[0]) as picture:
@@ -54,3 +62,66 @@ def test_images_of_several_sizes_are_told_to_be_resized(places, tmp_path):
     ran = inlier("stress", places / "m.inlier", "--backbone", "street", "--images", tmp_path, "--out", tmp_path / "out")
     assert ran.code == 2
     assert "--resize" in ran.err
+
+
+@pytest.mark.slow
+def test_an_attack_on_a_monitor_writes_images_a_table_and_a_report_and_goes_on(places):
+    out = places / "attacked"
+    line = [
+        "--threads", 1, "attack", places / "m.inlier", "--backbone", "street", "--images", places / "images",
+        "--count", 2, "--recipe", "pgd", "--recipe", "square", "--way", "dual", "--steps", 6,
+        "--eps", "8/255,16/255", "--out", out,
+    ]  # fmt: skip
+    ran = inlier(*line)
+    assert ran.code == 0, ran.err
+    results = json.loads((out / "results.json").read_text())
+    for name in ("pgd_linf", "square", "dual"):
+        assert f"{name} " in ran.out
+        for eps in (8, 16):
+            names = [path.name for path in sorted((out / "images" / f"{name}_{eps}").glob("*.png"))]
+            assert names == ["a_000.png", "a_012.png"]
+    with (out / "images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    for row in rows:
+        attacked = out / "images" / f"{row['attack']}_{255 * float(row['eps']):g}" / row["name"]
+        with Image.open(attacked) as picture, Image.open(places / "images" / row["name"]) as clean:
+            change = np.abs(np.asarray(picture).astype(int) - np.asarray(clean))
+        assert float(row["Linf"]) == pytest.approx(change.max() / 255, abs=1e-6)
+    page = (out / "report.html").read_text()
+    assert page.count("<img ") == 5 * 2 * 6
+    assert inlier("report", out).code == 0
+    assert (out / "report.html").read_text() == page
+    again = inlier(*line, "--json")
+    assert json.loads(again.out)["rows"] == results["rows"]
+    assert inlier(*line, "--seed", 3).code == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("M --recipe pdg", "Did you mean 'pgd'"),
+        ("M", "a recipe, such as pgd"),
+        ("M --recipe dag", "--target"),
+        ("M --recipe fgsm_targeted --target raod", "Did you mean 'road'"),
+        ("M --recipe pgd_l2", "give --eps"),
+        ("M --way dual --eps 2", "--eps has numbers"),
+        ("fgsm --way dual", "--way is for attacks on a monitor"),
+        ("fgsm --eps 0", "--eps has numbers"),
+    ],
+)
+def test_attacks_that_cannot_be_are_refused(places, tmp_path, line, told):
+    words = [str(places / "m.inlier") if word == "M" else word for word in line.split()]
+    ran = inlier("attack", *words, "--backbone", "street", "--images", places / "images", "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert told in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_alone_is_attacked_at_several_eps(places, tmp_path):
+    ran = inlier("attack", "fgsm", "--eps", "1/255,4/255", "--backbone", "street", "--images", places / "images",
+                 "--out", tmp_path / "out", "--json")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert [row["images"] for row in ran.json] == [24, 24]
+    assert ran.json[0]["mean_damage"] < ran.json[1]["mean_damage"]
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["fgsm_1", "fgsm_4"]

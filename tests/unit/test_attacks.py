@@ -443,7 +443,8 @@ def test_a_result_says_what_was_run():
     assert config["attack"]["rule"] == {"name": "Selective", "wrong": "fooled(0.5)"}
     assert config["objectives"] == ["cross_entropy", "evasion(bands)"]
     assert config["seed"] == 4
-    assert config["surface"] == {"images": [3, 8, 8], "before": "resizing and normalisation"}
+    surface = {"images": [3, 8, 8], "optimised": [3, 8, 8], "before": "resizing and normalisation"}
+    assert config["surface"] == surface
 
 
 def test_norms_and_8_bit_images():

@@ -112,3 +112,21 @@ def test_what_cannot_be_attacked_is_refused(monitor, images):
         attack_monitor(monitor, images, EPS, norm="l1")
     with pytest.raises(NotFitted, match="calibrat"):
         attack_monitor(Monitor(segmenter(), "mahalanobis").fit(scenes(20, 1)), images, EPS)
+
+
+def test_the_norms_are_those_of_the_rounded_images(images, by_way):
+    for found in by_way.values():
+        delta = found.images - images
+        torch.testing.assert_close(found.norms["Linf"], delta.abs().amax((1, 2, 3)))
+        torch.testing.assert_close(found.norms["L2"], delta.square().sum((1, 2, 3)).sqrt())
+        torch.testing.assert_close(found.norms["L0"], (delta != 0).sum((1, 2, 3)).float())
+
+
+def test_what_is_lost_in_rounding_and_dead_gradients_are_raised(by_way):
+    found = by_way["dual"]
+    assert found.raised() == ()
+    barely = replace(found, after=torch.full_like(found.after, math.inf))
+    assert torch.equal(barely.lost(), found.evaded())
+    assert f"{int(found.evaded().sum())} of 10 images" in barely.raised()[0]
+    dead = replace(found, result=replace(found.result, dead_gradients=0.5))
+    assert "50%" in dead.raised()[0]

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inlier.report.figures import Axis, Line, Point, diverging, interval_bar, line_chart, step_chart
+from inlier.report.figures import (
+    Axis,
+    Line,
+    Point,
+    axis_over,
+    diverging,
+    interval_bar,
+    line_chart,
+    scatter_chart,
+    step_chart,
+)
 
 
 def parsed(svg):
@@ -110,3 +120,38 @@ def test_one_scale_for_several_matrices_makes_weak_ones_pale():
     assert strong != weak
     assert diverging([[0.1]]) == strong
     assert diverging([[0.0]]) == diverging([[0.0]], most=1.0)
+
+
+def test_a_band_goes_along_the_lower_ends_and_back_along_the_upper_ones():
+    line = Line("a", [Point(0.0, 0.5, 0.25, 0.75), Point(1.0, 0.5, 0.0, 1.0)], band=True)
+    drawn = parsed(line_chart("t", "d", [line], "x", "y"))
+    corners = points_of(drawn.find("polygon"))
+    middle = points_of(drawn.find("polyline"))
+    assert [x for x, _ in corners] == [middle[0][0], middle[1][0], middle[1][0], middle[0][0]]
+    low, lowest, highest, high = (y for _, y in corners)
+    assert highest < high < middle[0][1] < low < lowest  # a page counts downwards
+    assert parsed(line_chart("t", "d", [Line("a", line.points)], "x", "y")).find("polygon") is None
+
+
+def test_equal_features_lie_on_the_diagonal():
+    axis = axis_over([-1.0, 3.0], "feature")
+    drawn = parsed(scatter_chart("t", "d", [(0, [(2.0, 2.0), (-1.0, 2.0)]), (1, [(0.0, 1.0)])], axis, axis))
+    diagonal = [line for line in drawn.findall("line") if line.get("class") == "axis"][-1]
+    ends = [float(diagonal.get(name)) for name in ("x1", "y1", "x2", "y2")]
+    behind, before = drawn.findall("g")
+    assert (behind.get("class"), before.get("class")) == ("dots s1", "dots s0")
+    on, off = ([float(dot.get(name)) for name in ("cx", "cy")] for dot in before)
+    slope = (ends[3] - ends[1]) / (ends[2] - ends[0])
+    assert on[1] == pytest.approx(ends[1] + slope * (on[0] - ends[0]), abs=0.2)
+    assert off[1] == pytest.approx(on[1])
+    assert off[0] < on[0]
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0], [-3.2, 17.0], [5.0, 5.0], [0.0, 0.0], [1e-4, 3e-4], []])
+def test_an_axis_over_values_holds_them_all_at_round_ticks(values):
+    axis = axis_over(values, "t")
+    assert axis.start < axis.end
+    assert all(axis.start <= value <= axis.end for value in values)
+    places = [place for place, _ in axis.ticks]
+    assert places == pytest.approx([places[0] + n * (places[1] - places[0]) for n in range(len(places))])
+    assert 2 <= len(axis.ticks) <= 7

@@ -7,11 +7,13 @@ import torch
 from toy_segmentation import scenes, segmenter
 
 from inlier.anatomy import Anatomy
-from inlier.cli.stress import epsilons_from, told
+from inlier.cli.arguments import epsilons_from
+from inlier.cli.stress import told
 from inlier.detectors.base import Detector
 from inlier.detectors.mahalanobis import mahalanobis
 from inlier.errors import Mismatch
 from inlier.evaluation.stress import BUDGETS, Stress, suite
+from inlier.evaluation.subjects import Subjects
 from inlier.monitor import Monitor
 
 EPSILONS = (0.06, 0.12)
@@ -84,12 +86,15 @@ def test_a_weak_monitor_is_broken_and_its_gates_pass(ran):
     assert found["five passes agree"] == "PASS"
     assert found["dead gradients"] == "PASS"
     assert found["who knows more succeeds more often"] == "PASS"
+    assert found["no success is lost in rounding to 8 bit"] == "PASS"
+    assert found["the monitor leaves predictions alone"] == "PASS"
+    assert found["white-box at least as strong as black-box"] == "not run"
     assert found["the suite breaks what is known to break"] == "PASS"
 
 
 def test_what_is_done_is_not_done_again_and_gives_the_same(ran, monitor, backbone, images, monkeypatch):
     out, results, _ = ran
-    monkeypatch.setattr("inlier.evaluation.stress.attack_monitor", None)
+    monkeypatch.setattr("inlier.evaluation.assaults.attack_monitor", None)
     work = Stress(monitor, images, out, epsilons=EPSILONS, budget="smoke", control=fitted(backbone, "max_softmax"))
     again = work.run()
     for results_of in (results, again):
@@ -111,6 +116,54 @@ def test_other_images_and_a_strangers_folder_are_refused(ran, monitor, images, t
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(Mismatch, match="not empty"):
         Stress(monitor, images, tmp_path)
+
+
+def test_a_standard_test_asks_questions_makes_alarms_and_knows_the_labels(monitor, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("inlier.evaluation.stress.STEPS", {"smoke": 2, "standard": 4, "full": 8})
+    monkeypatch.setattr("inlier.evaluation.stress.ASKED", {"standard": {"square": 20, "rays": 10}})
+    few = images[:3]
+    labels = monitor.backbone.predict(few)
+    labels[:, :2] = monitor.backbone.task.void
+    told = []
+    work = Stress(
+        monitor, Subjects(few, ("a", "b", "c"), labels), tmp_path, epsilons=EPSILONS, budget="standard",
+        progress=lambda *step: told.append(step),
+    )  # fmt: skip
+    results = work.run()
+    assert [(row["attack"], row["eps"]) for row in results["queries"]] == [
+        (name, eps) for eps in EPSILONS for name in ("square on the score", "rays on the flag")
+    ]
+    assert all(row["queries_used"] <= 21 and row["images"] == 3 for row in results["queries"])
+    for row in results["false_alarms"]:
+        with torch.no_grad():
+            kept = work.at_work.cell(work.alarmists[0], row["eps"])
+        assert row["flagged"]["hits"] == int((kept.after > work.limit).sum()) > 0
+    clean, *attacked = results["quality"]
+    assert (clean["accuracy"], clean["miou"]) == (1.0, 1.0)
+    worst = {row["eps"]: row for row in attacked if row["attack"] == "worst image by image"}
+    for row in attacked:
+        assert worst[row["eps"]]["accuracy"] <= row["accuracy"] + 1e-9 < 1
+    assert list(results["clean"]) == ["0.05"]
+    assert set(results["refused_rates"]) == {"0.001", "0.01"}
+    assert any("needs at least 999" in note for note in results["notes"])
+    assert told[-1][1] == told[-1][2] == max(step[2] for step in told)
+    assert [step[1] for step in told] == sorted(step[1] for step in told)
+
+
+def test_at_a_laxer_rate_more_is_caught_of_the_same_images(ran, monitor, images, tmp_path):
+    results = Stress(monitor, images[:3], tmp_path, epsilons=EPSILONS[:1], budget="smoke", rate=0.2).run()
+    assert list(results["clean"]) == ["0.05", "0.2"]
+    for row in results["worst"]:
+        assert row["rates"]["0.2"] == row["success_0.3"]
+    for row in results["rows"]:
+        lax, strict = (row["rates"][rate]["detected_0.3"]["rate"] for rate in ("0.2", "0.05"))
+        assert lax >= strict
+
+
+def test_the_least_eps_of_half_of_the_images_is_one_that_was_tried(ran):
+    results = ran[1]
+    by_eps = {row["eps"]: row["success_0.3"]["rate"] for row in results["worst"] if row["tier"] == "T3"}
+    assert results["smallest"][0]["T3"] == min(eps for eps, rate in by_eps.items() if rate >= 0.5)
 
 
 class Masked(Detector):

@@ -37,7 +37,10 @@ from inlier.monitor import Monitor
 from inlier.observation import Observation
 from inlier.types import Images, LabelMaps, Progress, Scores
 
-__all__ = ["WAYS", "MonitorAttack", "Outcome", "Way", "attack_monitor", "limit_of"]
+__all__ = ["DEAD", "WAYS", "MonitorAttack", "Outcome", "Way", "attack_monitor", "change_norms", "judged", "limit_of"]
+
+DEAD = 0.01
+"""The share of gradients that may be zero or not finite before an attack is a poor witness."""
 
 Score = Callable[[Observation], Scores]
 
@@ -138,12 +141,58 @@ class MonitorAttack(Outcome):
     """What an attack on a monitor came to, on the images as 8-bit files hold them.
 
     Args:
-        result: of the engine, whose images are not rounded.
+        result: of the engine, whose images are not rounded; with its trace, moves, seed and config.
         images: rounded; a change may exceed eps by half a grey level.
+        prediction: on these.
+        unrounded: (n,) the monitor's scores of the engine's own images.
     """
 
     result: AttackResult
     images: Images
+    prediction: LabelMaps
+    unrounded: Tensor
+
+    @property
+    def norms(self) -> dict[str, Scores]:
+        """The size of each image's change as the file holds it: L0, L1, L2 and Linf over all its values."""
+        return change_norms(self.result.clean, self.images)
+
+    def lost(self, share: float = 0.3) -> Bool[Tensor, " n"]:
+        """Whether each image evaded before it was rounded, and not after: a success that went unseen."""
+        won = (self.result.damage >= share) & (self.unrounded <= self.limit) & self.silent
+        return won & ~self.evaded(share)
+
+    def raised(self, share: float = 0.3) -> tuple[str, ...]:
+        """What makes this attack a poor witness if it failed, a sentence each; none if nothing does."""
+        told = []
+        if self.result.dead_gradients > DEAD:
+            told.append(f"{self.result.dead_gradients:.0%} of the gradients were zero or not finite")
+        if lost := int(self.lost(share).sum()):
+            told.append(f"{lost} of {len(self.images)} images evaded before they were rounded to 8 bit, and not after")
+        return tuple(told)
+
+
+def change_norms(clean: Images, changed: Images) -> dict[str, Scores]:
+    """L0, L1, L2 and Linf of each image's change, over all values of all channels."""
+    delta = (changed - clean).flatten(1)
+    orders = {"L0": 0.0, "L1": 1.0, "L2": 2.0, "Linf": float("inf")}
+    return {name: torch.linalg.vector_norm(delta, order, dim=1) for name, order in orders.items()}
+
+
+@torch.no_grad()
+def judged(monitor: Monitor, result: AttackResult, limit: float) -> MonitorAttack:
+    """What monitor and network make of an attack's images, rounded to 8 bit, whoever made them and knowing what.
+
+    Args:
+        limit: the largest score that is not flagged.
+    """
+    stored = result.to_8_bit()
+    before, unrounded = monitor.score(result.clean), monitor.score(result.images)
+    observation = monitor.probe(stored)
+    after, prediction = monitor.objective(observation), observation.output.argmax(1)
+    return MonitorAttack(
+        before, after, result.damage_of(prediction), limit, result, stored, prediction, unrounded
+    )  # fmt: skip
 
 
 def attack_monitor(
@@ -207,12 +256,7 @@ def attack_monitor(
         monitor.probe, images, row.objectives(loss or hinge(), monitor.objective, aim), labels=labels,
         better=row.better(monitor.objective, aim), initial=initial, seed=seed, progress=progress,
     )  # fmt: skip
-    stored = result.to_8_bit()
-    with torch.no_grad():
-        before = monitor.score(result.clean)
-        observation = monitor.probe(stored)
-        after, prediction = monitor.objective(observation), observation.output.argmax(1)
-    return MonitorAttack(before, after, result.damage_of(prediction), limit, result, stored)
+    return judged(monitor, result, limit)
 
 
 def limit_of(monitor: Monitor, rate: float | None = None) -> float:

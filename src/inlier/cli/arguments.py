@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from inlier.datasets.labels import Labels
     from inlier.observation import Readings
 
-__all__ = ["BackboneArguments", "ImageArguments", "height_and_width", "network", "unpacked"]
+__all__ = ["BackboneArguments", "ImageArguments", "epsilons_from", "height_and_width", "network", "unpacked"]
 
 T = TypeVar("T")
 
@@ -205,3 +205,22 @@ def height_and_width(option: str, text: str | None) -> tuple[int, int] | None:
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise ValueError(f"{option} is height x width in pixels, such as 360x480, not {text!r}")
     return int(height), int(width)
+
+
+def epsilons_from(text: str, most: float = 1.0) -> list[float]:
+    """Numbers or fractions with commas between them, none above `most`.
+
+    >>> epsilons_from("1/255, 0.02")
+    [0.00392156862745098, 0.02]
+    """
+    found = []
+    for part in text.split(","):
+        above, slash, below = part.partition("/")
+        try:
+            value = float(above) / float(below) if slash else float(above)
+        except (ValueError, ZeroDivisionError):
+            value = 0.0
+        if not 0 < value <= most:
+            raise ValueError(f"--eps has numbers above 0 and up to {most:g}, such as 1/255,2/255, not '{part.strip()}'")
+        found.append(value)
+    return found

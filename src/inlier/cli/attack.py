@@ -1,9 +1,10 @@
-"""`inlier attack`: adversarial 8-bit copies of a folder of images, and what became of them."""
+"""`inlier attack`: a monitor or a network attacked, adversarial 8-bit copies of the images, what became of them."""
 
 from __future__ import annotations
 
 import inspect
 import json as json_
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -11,14 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from inlier.cli import options
-from inlier.cli.arguments import BackboneArguments, ImageArguments, unpacked
+from inlier.cli.arguments import BackboneArguments, ImageArguments, epsilons_from, unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from inlier.backbones.base import Backbone
+    from inlier.datasets.base import Dataset
 
-__all__ = ["attack"]
+__all__ = ["attack", "pictures_folder", "shown"]
+
+MONITOR, DELTA = ".inlier", ".safetensors"
 
 Attacked: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor, Mapping[str, Any]]]"
 """From images to the attacked ones, the prediction before, and what was run."""
@@ -26,46 +30,199 @@ Attacked: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor, Mapping[str, Any
 
 @unpacked
 def attack(
-    recipe: Annotated[
+    what: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE | DELTA.safetensors",
-            help="A name that `inlier recipes` lists, or the perturbation for all images that `inlier uap` made.",
+            metavar="MONITOR | RECIPE | DELTA.safetensors",
+            help="A monitor file from inlier fit; or, to attack the network alone, a name that `inlier recipes` lists "
+            "or the perturbation for all images that `inlier uap` made.",
         ),
     ],
     backbone: BackboneArguments,
     images: ImageArguments,
-    out: Annotated[Path, typer.Option(help="Folder for the adversarial copies (PNG, same names).")],
-    eps: Annotated[
-        float | None, typer.Option(help="Largest change, pixels in [0, 1]; by default the recipe's.")
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the adversarial copies (PNG, same names), a folder for each eps if there are several; of "
+            "a monitor also for images.csv, results.json, report.html and the work, which goes on there."
+        ),
+    ],
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="On a monitor: a recipe, which knows nothing of it, or square, spsa and rays, which only ask it."
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="By default the recipe's.")] = None,
+    way: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="On a monitor: how to attack it and its network at once, with everything known: dual, weighted, "
+            "selective, orthogonal, n_plus_one; or one alone: hide, false_alarm, oblivious."
+        ),
+    ] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            help="Largest changes, pixels in [0, 1], such as 1/255,2/255; by default the recipe's, and on a monitor "
+            "1/255,2/255,4/255."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Or questions; by default the recipe's, 50 of a way, 500 questions.")
+    ] = None,
+    restarts: Annotated[int, typer.Option(min=1, help="Random starts, of which the best counts.")] = 1,
     target: Annotated[str | None, typer.Option(help="Class to turn every pixel or image into.")] = None,
+    rate: Annotated[
+        float | None, typer.Option("--false-alarm-rate", help="Of the monitor; by default the one it was given.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="On a monitor: so many of the images, spread evenly.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Fixes what is random.")] = 0,
     batch_size: options.BatchSizeOption = 4,
     json: options.JsonOption = False,
 ) -> None:
-    """Attack the network on every image; write 8-bit copies and print the damage and the norms.
+    """Attack a monitor, or a network alone, on every image; write 8-bit copies and tell what became of them.
 
-    The attacker knows the network and not the monitor. The surface is the image as the file has it. A perturbation for
-    all images is added as it is, whatever network it was made on.
+    On a monitor success is that 30 % of the prediction changed without an alarm, among images that raised none before.
+    The surface is the image as the file has it. A perturbation for all images is added as it is, whatever network it
+    was made on.
     """
+    if what.endswith(MONITOR) or (Path(what).is_file() and not what.endswith(DELTA)):
+        on_monitor(
+            Path(what), backbone, images, out, recipe or [], way or [], eps, steps, restarts, target, rate, count, seed,
+            batch_size, json,
+        )  # fmt: skip
+        return
+    for option, value in (("--recipe", recipe), ("--way", way), ("--false-alarm-rate", rate), ("--count", count)):
+        if value:
+            raise ValueError(f"{option} is for attacks on a monitor; name a file ending in {MONITOR}, not '{what}'")
+    on_network(what, backbone, images, out, eps, steps, restarts, target, seed, batch_size, json)
+
+
+def on_monitor(
+    file: Path, backbone: BackboneArguments, images: ImageArguments, out: Path, recipes: list[str], ways: list[str],
+    eps: str | None, steps: int | None, restarts: int, target: str | None, rate: float | None, count: int | None,
+    seed: int, batch_size: int, json: bool,
+) -> None:  # fmt: skip
+    """Attackers on a monitor: files, a report and the table."""
+    import csv
+    import io
+    import shlex
+    import sys
+
+    from inlier.attacks.recipes import RECIPES
+    from inlier.cli.pictures import write_pictures
+    from inlier.cli.progress import progress_bars
+    from inlier.cli.summary import say, say_skipped
+    from inlier.evaluation.attacking import COLUMNS, AttackRun, attackers_of
+    from inlier.evaluation.measure import without_nan
+    from inlier.evaluation.results_file import FORMAT, shortened, write_results
+    from inlier.evaluation.subjects import Subjects
+    from inlier.files import write_bytes
+    from inlier.monitor import Monitor
+    from inlier.report.attack_page import attack_document
+    from inlier.report.document import document_text
+    from inlier.report.folder import write_report
+
+    network = backbone.load()
+    number = None if target is None else class_number(target, network)
+    attackers, norm = attackers_of(recipes, ways, steps=steps, restarts=restarts, target=number)
+    if norm == "l2" and eps is None:
+        raise ValueError("These recipes have eps in L2, over all values of an image: give --eps, such as 0.5,1,2")
+    radii = epsilons_from(eps or "1/255,2/255,4/255", 1.0 if norm == "linf" else 1e6)
+    loaded = Monitor.load(file, network)
+    folder = images.open()
+    subjects = Subjects.of(folder, network, count)
+    say_skipped(folder)
+
+    def keep(attack: str, radius: float, attacked: Tensor) -> None:
+        write_pictures(pictures_folder(out, attack, radius, norm), subjects.names, attacked)
+
+    with progress_bars() as progress:
+        work = AttackRun(
+            loaded, subjects, out, attackers=attackers, epsilons=radii, norm=norm, rate=rate, keep=keep,
+            batch_size=batch_size, seed=seed, progress=progress,
+        )  # fmt: skip
+        found, rows = work.run()
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(out / "images.csv", table.getvalue().encode())
+    papers = {one.name: RECIPES[one.way].paper for one in attackers if one.way in RECIPES}
+    results = shortened(without_nan({
+        "format": FORMAT, "kind": "attack", "title": f"Attacks on {file.name}",
+        "command": shlex.join(["inlier", *shown(sys.argv[1:])]), "config": found["settings"], "papers": papers, **found,
+    }))  # fmt: skip
+    write_results(out, results)
+    write_report(out, results)
+    print(json_.dumps(results) if json else document_text(attack_document(results)))
+    say(f"The report is {out / 'report.html'}, every image is in {out / 'images.csv'}")
+
+
+def pictures_folder(out: Path, attack: str, eps: float, norm: str) -> Path:
+    """Where the attacked images of an attacker at an eps are."""
+    told = f"{255 * eps:g}" if norm == "linf" else f"l2_{eps:g}"
+    return out / "images" / f"{attack.replace(', ', '_').replace(' ', '_')}_{told}"
+
+
+def shown(arguments: list[str]) -> list[str]:
+    """A command's arguments; of files outside the folder it ran in the names alone: where these are is nobody's
+    business."""
+    told = []
+    for text in arguments:
+        before, mark, path = re.fullmatch(r"(.*?)([:=]?)([^:=]*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+        outside = Path(path).is_absolute() or ".." in Path(path).parts
+        told.append(f"{before}{mark}{Path(path).name}" if outside else text)
+    return told
+
+
+def on_network(
+    recipe: str, backbone: BackboneArguments, images: ImageArguments, out: Path, eps: str | None, steps: int | None,
+    restarts: int, target: str | None, seed: int, batch_size: int, json: bool,
+) -> None:  # fmt: skip
+    """A recipe or a perturbation for all images on the network alone."""
+    from inlier.cli.summary import say, say_skipped
+
+    radii: list[float | None] = [None] if eps is None else list(epsilons_from(eps, 1e6 if "_l2" in recipe else 1.0))
+    told = []
+    for radius in radii:
+        given = (("eps", radius), ("steps", steps), ("restarts", restarts if restarts > 1 else None))
+        settings: dict[str, Any] = {name: value for name, value in given if value is not None}
+        if recipe.endswith(DELTA):
+            refused = [f"--{name}" for name in (*settings, *(["target"] if target is not None else []))]
+            if refused:
+                raise ValueError(f"'{recipe}' is made already: {' and '.join(refused)} can be said of a recipe alone")
+            network, attacked = by_delta(recipe, backbone)
+        else:
+            network, attacked = by_recipe(recipe, settings, target, seed, backbone)
+        folder = images.open()
+        where = out if len(radii) == 1 else out / f"{recipe}_{255 * (radius or 0.0):g}"
+        told.append(copies(recipe, network, attacked, folder, where, batch_size))
+        say_skipped(folder)
+    if json:
+        print(json_.dumps(told[0] if len(told) == 1 else told))
+        return
+    for row in told:
+        say(f"{row['images']} adversarial images written to {row['out']}")
+        say(
+            f"pixels changed   {100 * row['mean_damage']:.1f} % on average; >= 30 % in "
+            f"{100 * row['share_damaged_by_30_percent']:.1f} % of the images"
+        )
+        say(f"largest change   {row['largest_linf_norm_after_8_bit_rounding']:.4f} (Linf, after rounding to 8 bit)")
+
+
+def copies(
+    recipe: str, network: Backbone, attacked: Attacked, folder: Dataset, out: Path, batch_size: int
+) -> dict[str, Any]:
+    """Adversarial copies of a folder's images, and what became of these."""
     import torch
 
     from inlier.cli.pictures import write_pictures
     from inlier.cli.progress import progress_bars
-    from inlier.cli.summary import say, say_skipped
     from inlier.perturbations.base import to_8_bit
 
-    settings: dict[str, Any] = {name: value for name, value in (("eps", eps), ("steps", steps)) if value is not None}
-    if recipe.endswith(".safetensors"):
-        refused = [f"--{name}" for name in (*settings, *(["target"] if target is not None else []))]
-        if refused:
-            raise ValueError(f"'{recipe}' is made already: {' and '.join(refused)} can be said of a recipe alone")
-        network, attacked = by_delta(recipe, backbone)
-    else:
-        network, attacked = by_recipe(recipe, settings, target, seed, backbone)
-    folder = images.open()
     damage: list[torch.Tensor] = []
     norms: list[torch.Tensor] = []
     done = 0
@@ -81,9 +238,8 @@ def attack(
             norms.append((stored - batch.images).abs().flatten(1).amax(1))
             done += len(batch.names)
             progress(recipe, done, len(folder))
-    say_skipped(folder)
     changed = torch.cat(damage)
-    told: dict[str, Any] = {
+    return {
         "recipe": recipe,
         "images": done,
         "out": str(out),
@@ -92,15 +248,6 @@ def attack(
         "largest_linf_norm_after_8_bit_rounding": torch.cat(norms).amax().item(),
         "config": dict(config),
     }
-    if json:
-        print(json_.dumps(told))
-    else:
-        say(f"{done} adversarial images written to {out}")
-        say(
-            f"pixels changed   {100 * told['mean_damage']:.1f} % on average; >= 30 % in "
-            f"{100 * told['share_damaged_by_30_percent']:.1f} % of the images"
-        )
-        say(f"largest change   {told['largest_linf_norm_after_8_bit_rounding']:.4f} (Linf, after rounding to 8 bit)")
 
 
 def by_recipe(
@@ -120,9 +267,7 @@ def by_recipe(
     network = backbone.load()
     if row.needs_target and target is None:
         raise ValueError(f"Recipe '{recipe}' needs --target, one of {', '.join(network.task.classes)}")
-    if target is not None and target not in network.task.classes:
-        raise LookupError(f"No class named '{target}'. {nearest(target, list(network.task.classes))}")
-    number = None if target is None else network.task.classes.index(target)
+    number = None if target is None else class_number(target, network)
     probe, made = Probe(network), row.factory(**settings)
 
     def attacked(images: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
@@ -148,3 +293,12 @@ def by_delta(path: str, backbone: BackboneArguments) -> tuple[Backbone, Attacked
             return changed, network.predict(images), config
 
     return network, attacked
+
+
+def class_number(name: str, network: Backbone) -> int:
+    """The index of a class of the network."""
+    from inlier.registry import nearest
+
+    if name not in network.task.classes:
+        raise LookupError(f"No class named '{name}'. {nearest(name, list(network.task.classes))}")
+    return network.task.classes.index(name)

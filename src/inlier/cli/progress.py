@@ -13,6 +13,8 @@ from inlier.types import Progress
 __all__ = ["plain_lines", "progress_bars"]
 
 SECONDS_BETWEEN_LINES = 5.0
+PROBE = 3
+"""After so many steps it is told how long the rest will take."""
 
 
 @contextmanager
@@ -50,24 +52,28 @@ def progress_bars() -> Iterator[Progress]:
 
 
 def plain_lines(out: TextIO, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """One line when a phase begins and one when it is done, and every few seconds in between one with the time left."""
+    """One line when a phase begins and one when it is done; in between, one with the time left after the first few
+    steps of what takes long, and then one every few seconds."""
     phase = ""
     begun = told = 0.0
+    first = calls = 0
     finished = False
 
     def show(name: str, done: int, total: int) -> None:
-        nonlocal phase, begun, told, finished
+        nonlocal phase, begun, told, first, calls, finished
         now = clock()
+        calls += 1
+        left = (now - begun) * (total - done) / max(done - first, 1)
+        probed = calls == 1 + PROBE and told == begun and left >= SECONDS_BETWEEN_LINES
         if name != phase or (finished and done < total):
             phase, begun, told, finished = name, now, now, done >= total
+            first, calls = done, 1
             print(f"{name}: {done} of {total}", file=out, flush=True)
         elif done >= total and not finished:
             finished = True
             print(f"{name}: {total} of {total}, {now - begun:.1f} s", file=out, flush=True)
-        elif now - told >= SECONDS_BETWEEN_LINES and done > 0:
+        elif done > first and (probed or now - told >= SECONDS_BETWEEN_LINES):
             told = now
-            # The first call came when some was done already; over many steps that matters little.
-            left = (now - begun) * (total - done) / done
             print(f"{name}: {done} of {total}, about {left:.0f} s left", file=out, flush=True)
 
     return show

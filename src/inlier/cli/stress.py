@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inlier.cli import options
-from inlier.cli.arguments import BackboneArguments, ImageArguments, unpacked
+from inlier.cli.arguments import BackboneArguments, ImageArguments, epsilons_from, unpacked
+from inlier.cli.attack import pictures_folder, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["epsilons_from", "stress"]
+__all__ = ["stress"]
 
 GATE_FAILED = 3
 
@@ -25,12 +26,16 @@ def stress(
     monitor: options.MonitorArgument,
     backbone: BackboneArguments,
     images: ImageArguments,
-    out: Annotated[Path, typer.Option(help="Folder for results.json and the work; what was ended goes on there.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and the work, which goes on there.")],
     eps: Annotated[
         str, typer.Option(help="Largest changes (Linf), pixels in [0, 1], such as 1/255,2/255.")
     ] = "1/255,2/255,4/255",
     budget: Annotated[str, typer.Option(help="smoke, standard or full.")] = "standard",
     count: Annotated[int | None, typer.Option(min=1, help="So many of the images, spread evenly.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Folder of one-channel PNG label maps with the images' names: what attacks do to the mIoU."),
+    ] = None,
     rate: Annotated[float | None, typer.Option("--false-alarm-rate", help="By default that of the monitor.")] = None,
     control: Annotated[
         Path | None, typer.Option(help="A monitor of the same network that is known to break, such as max_softmax.")
@@ -48,15 +53,20 @@ def stress(
     The attackers know everything, the key too. Success: 30 % or more of the prediction changed and no alarm, on 8-bit
     images that raised none before. Exit code 3 if a gate fails: then the attackers' failure would mean nothing.
     """
-    import torch
+    import shlex
+    import sys
 
     from inlier.cli.pictures import write_pictures
     from inlier.cli.progress import progress_bars
-    from inlier.cli.summary import say_skipped
+    from inlier.cli.summary import say, say_skipped
+    from inlier.datasets.labels import LabelFolder
+    from inlier.evaluation.measure import without_nan
+    from inlier.evaluation.results_file import FORMAT, shortened, write_results
     from inlier.evaluation.stress import BUDGETS, Stress
-    from inlier.files import write_bytes
+    from inlier.evaluation.subjects import Subjects
     from inlier.monitor import Monitor
     from inlier.registry import nearest
+    from inlier.report.folder import write_report
 
     radii = epsilons_from(eps)
     if budget not in BUDGETS:
@@ -64,56 +74,36 @@ def stress(
     network = backbone.load()
     loaded = Monitor.load(monitor, network)
     other = None if control is None else Monitor.load(control, network)
-    folder = images.open()
-    batches = list(folder.batches(1))
+    folder = images.open(labels=None if labels is None else LabelFolder(labels, network.task.classes))
+    subjects = Subjects.of(folder, network, count)
     say_skipped(folder)
-    if count is not None and count < len(batches):
-        batches = [batches[i * len(batches) // count] for i in range(count)]
-    sizes = {tuple(batch.images.shape[1:]) for batch in batches}
-    if len(sizes) > 1:
-        raise ValueError(f"The images are of several sizes, {sorted(sizes)[:3]}: give --resize HxW")
-    names = [name for batch in batches for name in batch.names]
 
     def keep(attack: str, radius: float, attacked: Tensor) -> None:
-        where = out / "images" / f"{attack.replace(', ', '_').replace(' ', '_')}_{255 * radius:g}"
-        write_pictures(where, names, attacked)
+        write_pictures(pictures_folder(out, attack, radius, "linf"), subjects.names, attacked)
 
     with progress_bars() as progress:
         work = Stress(
-            loaded, torch.cat([batch.images for batch in batches]), out, epsilons=radii, budget=budget, rate=rate,
-            control=other, keep=keep if keep_images else None, batch_size=batch_size, seed=seed, progress=progress,
+            loaded, subjects, out, epsilons=radii, budget=budget, rate=rate, control=other,
+            keep=keep if keep_images else None, batch_size=batch_size, seed=seed, progress=progress,
         )  # fmt: skip
-        results = work.run()
-    write_bytes(out / "results.json", json_.dumps(results, indent=1).encode())
+        found = work.run()
+    results = shortened(without_nan({
+        "format": FORMAT, "kind": "stress", "title": f"Stress test of {monitor.name}",
+        "command": shlex.join(["inlier", *shown(sys.argv[1:])]), "config": found["settings"], **found,
+    }))  # fmt: skip
+    write_results(out, results)
+    write_report(out, results)
     print(json_.dumps(results) if json else told(results))
+    say(f"The report is {out / 'report.html'}, its numbers are in {out / 'results.json'}")
     if any(gate["verdict"] == "FAIL" for gate in results["gates"]):
         raise typer.Exit(GATE_FAILED)
-
-
-def epsilons_from(text: str) -> list[float]:
-    """Numbers or fractions with commas between them.
-
-    >>> epsilons_from("1/255, 0.02")
-    [0.00392156862745098, 0.02]
-    """
-    found = []
-    for part in text.split(","):
-        above, slash, below = part.partition("/")
-        try:
-            value = float(above) / float(below) if slash else float(above)
-        except (ValueError, ZeroDivisionError):
-            value = 0.0
-        if not 0 < value <= 1:
-            raise ValueError(f"--eps has numbers above 0 and up to 1, such as 1/255,2/255, not '{part.strip()}'")
-        found.append(value)
-    return found
 
 
 def told(results: Mapping[str, Any]) -> str:
     """Tables for people."""
     settings = results["settings"]
     radii = settings["epsilons"]
-    head = "".join(f"{f'{255 * eps:g}/255':>10}" for eps in radii)
+    head = "".join(f"{f'{255 * eps:.4g}/255':>10}" for eps in radii)
 
     def line(name: str, cells: list[str]) -> str:
         return f"{name:<34}" + "".join(f"{cell:>10}" for cell in cells)
@@ -131,6 +121,16 @@ def told(results: Mapping[str, Any]) -> str:
         rows = [row for row in results["worst"] if row["tier"] == "T3"]
         name = f"worst image by image, {100 * float(share):.0f} % changed"
         lines.append(line(name, [f"{100 * row[f'success_{share}']['rate']:.0f}" for row in rows]))
+    for row in results["queries"]:
+        if row["eps"] == radii[-1]:
+            found = row["success_0.3"]
+            lines.append(f"T2  {row['attack']}: {found['hits']} of {found['images']} at the largest eps")
+    for row in results["false_alarms"][-1:]:
+        found = row["flagged"]
+        lines.append(f"False alarms made: {found['hits']} of {found['images']} at the largest eps")
+    least = {row["share"]: row["T3"] for row in results["smallest"]}[0.3]
+    half = "none of these" if least is None else f"{255 * least:.4g}/255"
+    lines.append(f"Least eps at which half of the images evade: {half}")
     lines += ["", "Gates"]
     lines += [
         f"{gate['verdict']:>8}  {gate['name']}: {gate['observed']} (wanted: {gate['wanted']})"

@@ -21,6 +21,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from inlier.attacks.engine import Attack, AttackResult
+from inlier.attacks.joint import WAYS, attack_monitor
 from inlier.attacks.recipes import RECIPES, Recipe
 from inlier.attacks.universal import UniversalDelta, gd_uap
 from inlier.backbones.base import Backbone
@@ -29,14 +30,15 @@ from inlier.config import from_keywords, from_table, used
 from inlier.evaluation.gathered import Source, placed
 from inlier.evaluation.record import Kind, SetEntry
 from inlier.images import ImageSource
+from inlier.monitor import Monitor
 from inlier.perturbations.base import Perturbation
 from inlier.perturbations.table import PERTURBATIONS
 from inlier.probe import Probe
 from inlier.registry import nearest
 from inlier.types import Images, Progress
 
-__all__ = ["CLEAN", "AttackPlan", "Change", "ChangePlan", "Ground", "OtherImages", "PerturbationPlan", "UniversalPlan",
-           "plans_of"]  # fmt: skip
+__all__ = ["CLEAN", "AttackPlan", "Change", "ChangePlan", "Ground", "JointPlan", "OtherImages", "PerturbationPlan",
+           "UniversalPlan", "plans_of"]  # fmt: skip
 
 CLEAN = "clean"
 """The name of the set of clean images that is changed."""
@@ -52,6 +54,7 @@ class Ground:
         fit: the clean images of the fit, for what is made of data; nothing is ever made of those that are evaluated.
         data: what `{data}` stands for.
         folder: for what takes long to make.
+        monitor: one of the study's, by its name, fitted under its first seed and calibrated, to be attacked.
         seed: of all that is drawn.
         progress: told of what takes long.
     """
@@ -64,6 +67,7 @@ class Ground:
     folder: Path
     seed: int
     progress: Progress | None = None
+    monitor: Callable[[str], Monitor] | None = None
 
     @cached_property
     def probe(self) -> Probe:
@@ -173,6 +177,38 @@ class AttackPlan(ChangePlan):
 
 
 @dataclass(frozen=True)
+class Joined(Change):
+    """An attack on the network and one monitor by who knows both. Labels are the network's own prediction."""
+
+    monitor: Monitor
+    settings: Mapping[str, Any]
+    told: str
+    seed: int
+
+    def make(self, images: Images, names: Sequence[str]) -> Images:
+        if self.settings.get("restarts", 1) == 1:
+            return attack_monitor(self.monitor, images, seed=0, **self.settings).images.to(images)
+        each = [
+            attack_monitor(self.monitor, images[i : i + 1], seed=seed_of(self.seed, self.told, name), **self.settings)
+            for i, name in enumerate(names)
+        ]
+        return torch.cat([part.images for part in each]).to(images)
+
+
+@dataclass(frozen=True)
+class JointPlan(ChangePlan):
+    """A way to attack network and monitor at once, and the name of that monitor."""
+
+    monitor: str
+    settings: Mapping[str, Any]
+
+    def change(self, ground: Ground) -> Change:
+        if ground.monitor is None:
+            raise ValueError(f"'{self.entry.name}' attacks the monitor '{self.monitor}', and there is none here")
+        return Joined(ground.monitor(self.monitor), self.settings, self.entry.name, ground.seed)
+
+
+@dataclass(frozen=True)
 class Shifted(Change):
     """One delta for all images."""
 
@@ -216,6 +252,8 @@ def plans_of(tables: Sequence[Mapping[str, Any]]) -> list[ChangePlan | OtherImag
       paper's, `control`, true if it should alarm nobody, and the perturbation's own settings;
     * `attack`: a recipe; `target`, a class that is wanted everywhere, `paper`, true if it is the paper's, and the
       recipe's own settings;
+    * `joint`: a way of `attacks.joint.WAYS` to attack the network and one monitor; `monitor`, its name, `eps`, and the
+      settings of `attack_monitor`. Other monitors are shown the same images, which were not made against them;
     * `universal`: `gd_uap`; `made_on`, a backbone (by default the one that is attacked), `paper`, and its settings;
     * `images`: a source of images from elsewhere, with a `name`.
 
@@ -284,6 +322,20 @@ def attacks(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
     return [AttackPlan(entry, attack, RECIPES[recipe], target)]
 
 
+def joints(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
+    way, monitor = table["joint"], table.get("monitor")
+    if way not in WAYS:
+        raise LookupError(f"No way to attack a monitor is named '{way}'. {nearest(str(way), list(WAYS))}")
+    if monitor is None or "eps" not in table:
+        raise ValueError(f"The joint attack '{way}' needs monitor = the name of one, and eps")
+    settings = rest(table, ("joint", "monitor", "paper", "name", "label"))
+    unknown = [name for name in settings if name not in ("eps", *JOINT)]
+    if unknown:
+        raise ValueError(f"joint '{way}' has no setting '{unknown[0]}'. {nearest(unknown[0], ['eps', *JOINT])}")
+    entry = named(table, str(way), "joint", {"way": way, "monitor": monitor, **JOINT, **settings})
+    return [JointPlan(entry, str(monitor), {"way": way, **settings})]
+
+
 def universals(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
     if table["universal"] != "gd_uap":
         raise LookupError(f"No universal attack named '{table['universal']}'. There is gd_uap.")
@@ -308,6 +360,7 @@ def others(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
 PLANNERS: Mapping[str, Callable[[Mapping[str, Any]], list[ChangePlan | OtherImages]]] = {
     "perturbation": perturbations,
     "attack": attacks,
+    "joint": joints,
     "universal": universals,
     "images": others,
 }
@@ -341,6 +394,14 @@ TAKEN = {
     if name not in ("images", "substitutes", "channels", "seed", "progress", "told")
 }
 """The settings of GD-UAP that a study may have, with their defaults."""
+
+
+JOINT = {
+    name: value
+    for name, value in defaults(attack_monitor).items()
+    if name in ("norm", "steps", "step_size", "share", "weight", "margin", "rate", "restarts")
+}
+"""The settings of a joint attack that a study may have besides eps, with their defaults."""
 
 
 def seed_of(seed: int, *told: str) -> int:

@@ -35,6 +35,7 @@ __all__ = [
     "curves_of",
     "histograms",
     "measured",
+    "share",
     "targets_of",
     "without_nan",
     "worst_misses",
@@ -266,7 +267,7 @@ def iou_of(overlap: Int64[Tensor, "n 2 k"]) -> Float64[Tensor, " n"]:
 
 def against_damage(record: Record, damage: Mapping[str, Tensor], edges: Sequence[float]) -> list[dict[str, Any]]:
     """How many changed images each monitor flags, by the damage that the change did; controls stay out."""
-    named = [entry.name for entry in record.sets if entry.kind not in ("clean", "control", "ood")]
+    named = [entry.name for entry in record.sets if entry.kind not in ("clean", "control", "ood", "joint")]
     lines = []
     for monitor, seed in ((each, seed) for each in record.monitors for seed in each.seeds):
         parts = [

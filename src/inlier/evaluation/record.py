@@ -24,7 +24,7 @@ FORMAT_VERSION = 1
 RECORD = "record"
 """Of the metadata: what the tensors are of, as JSON."""
 
-Kind: TypeAlias = Literal["clean", "perturbation", "attack", "universal", "control", "ood"]
+Kind: TypeAlias = Literal["clean", "perturbation", "attack", "universal", "joint", "control", "ood"]
 """What a set of images is. A control is a change that should alarm nobody."""
 
 

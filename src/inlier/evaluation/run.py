@@ -37,6 +37,7 @@ from inlier.evaluation.record import MonitorEntry, Record, SetEntry
 from inlier.evaluation.seen import Damage, Gatherer, SeenSet, small
 from inlier.evaluation.study import PAPER, MonitorPlan, Study
 from inlier.evaluation.together import Part, Together
+from inlier.evaluation.workplace import Workplace
 from inlier.files import PRIVATE, read_tensors, write_bytes, write_tensors
 from inlier.images import Batch
 from inlier.monitor import Monitor
@@ -179,8 +180,9 @@ class Evaluation:
         )
         self.translate = self.label_table()
         self.ground = Ground(
-            backbone, self.size, self.channels, self.fit_images, self.data, self.work, study.seeds[0], progress
-        )
+            backbone, self.size, self.channels, self.fit_images, self.data, self.work, study.seeds[0], progress,
+            self.attackable,
+        )  # fmt: skip
 
     # --- what is tried ------------------------------------------------------------------------------------------
 
@@ -198,24 +200,7 @@ class Evaluation:
     def check_settings(self) -> None:
         """Write down what this study is, or compare with what the folder is of."""
         told = asdict(self.study) | {"inlier": version("inlier"), "network": self.backbone.fingerprint()}
-        told = dict(json.loads(json.dumps(told)))  # as it will be read
-        file = self.work / "study.json"
-        if not file.is_file():
-            if self.out.is_dir() and any(self.out.iterdir()):
-                raise Mismatch(f"'{self.out}' is not empty and no evaluation was begun in it; give a folder of its own")
-            write_bytes(file, json.dumps(told, indent=1).encode())
-            return
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise Mismatch(f"'{file}' is damaged: {error}. Give the evaluation another folder.") from error
-        for name in [*told, *there]:
-            if told.get(name) != there.get(name):
-                raise Mismatch(
-                    f"'{self.out}' holds an evaluation with {name} = {json.dumps(there.get(name))[:200]}, and this one "
-                    f"has {json.dumps(told.get(name))[:200]}. Give this one another folder, or go on with the settings "
-                    "of that."
-                )
+        Workplace(self.out, told, "an evaluation", "work/study.json")
 
     def label_table(self) -> Tensor | None:
         """The network's class of each label of the clean images; None where they have none that it knows."""
@@ -284,6 +269,35 @@ class Evaluation:
         if key is None and monitor.keys.key is not None:
             drawn.append(monitor.keys.key)
         return monitor
+
+    def attackable(self, name: str) -> Monitor:
+        """A monitor on the study's own network, under its first seed, as it is judged but with the network in it.
+
+        Raises:
+            LookupError: there is no such monitor, or it is on another network.
+            ValueError: it has no threshold.
+        """
+        watch = self.watches[0]
+        seats = {seat.plan.name: seat for seat in reversed(watch.monitors)}
+        if watch.name or name not in seats:
+            raise LookupError(f"No monitor '{name}' on the study's own network to attack. {nearest(name, list(seats))}")
+        seat, plan = seats[name], seats[name].plan
+        if not plan.threshold:
+            raise ValueError(f"The monitor '{name}' has threshold = false: whether it raises an alarm cannot be known")
+        key = self.built(plan, watch.together.needs[seat.name].origin, seat.seed).keys.key
+        monitor = Monitor(
+            self.backbone, plan.specs, fusion=plan.fusion, escalate=plan.escalate, key=key, seed=seat.seed
+        )
+        if watch.learns(seat):
+            monitor.fit(self.fit_readings(watch, seat), progress=self.named(plan.name))
+        return self.calibrated(monitor, plan).to(self.study.device)
+
+    def fit_readings(self, watch: Watch, seat: Seat) -> Readings:
+        """What a monitor is fitted to: all of the fit, or as many as it is to have."""
+        readings, most = self.readings(watch, seat, FIT), seat.plan.fit_images
+        if most is None or most >= len(readings):
+            return readings
+        return readings.subset(evenly(len(readings), most))
 
     # --- the work -----------------------------------------------------------------------------------------------
 
@@ -446,9 +460,7 @@ class Evaluation:
         monitor = self.built(plan, watch.together.needs[seat.name].origin, seat.seed)
         readings: Readings | None = None
         if watch.learns(seat):
-            readings = self.readings(watch, seat, FIT)
-            if plan.fit_images is not None and plan.fit_images < len(readings):
-                readings = readings.subset(evenly(len(readings), plan.fit_images))
+            readings = self.fit_readings(watch, seat)
             monitor.fit(readings, progress=self.named(plan.name))
         tensors: dict[str, Tensor] = {}
         told: dict[str, Any] = {"thresholds": {}, "made": "", "cost": None, "notes": [], "nested": []}

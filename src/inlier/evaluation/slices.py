@@ -39,7 +39,7 @@ __all__ = [
 Per: TypeAlias = Literal["kind", "change", "set"]
 """What changed copies are told of together."""
 
-CHANGES: tuple[Kind, ...] = ("perturbation", "attack", "universal")
+CHANGES: tuple[Kind, ...] = ("perturbation", "attack", "universal", "joint")
 """Kinds that a monitor should alarm at."""
 OWN = "own"
 """In place of a nominal rate, where all that is known is which images were flagged."""
@@ -52,7 +52,8 @@ DAMAGE = (0.0, 0.01, 0.1, 0.3, 1.0)
 NUMBERS = 2**22
 """Drawn at a time."""
 KIND_LABELS = {
-    "perturbation": "natural changes", "attack": "attacks", "universal": "universal attacks", "control": "controls",
+    "perturbation": "natural changes", "attack": "attacks", "universal": "universal attacks",
+    "joint": "attacks on network and monitor", "control": "controls",
 }  # fmt: skip
 
 

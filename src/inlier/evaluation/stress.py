@@ -7,8 +7,6 @@ fails is told of beside the figures. What no attacker of a suite broke is not br
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,56 +20,51 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from inlier.attacks.joint import MonitorAttack, Outcome, attack_monitor, limit_of
-from inlier.attacks.objectives import Objective, cross_entropy
-from inlier.attacks.surrogates import correct_cross_entropy, hinge, segpgd, smooth_count
-from inlier.errors import Mismatch
+from inlier.attacks.asking import QUERIES
+from inlier.attacks.joint import DEAD
+from inlier.evaluation.assaults import (
+    SHARES,
+    SURFACE,
+    Assault,
+    Assaults,
+    Cell,
+    digest,
+    limits_of,
+    median_smallest,
+    rate_of,
+    row_of,
+)
+from inlier.evaluation.cost import overhead
 from inlier.evaluation.intervals import paired_rate_interval
-from inlier.evaluation.metrics import rate_interval
-from inlier.files import PRIVATE, read_tensors, write_bytes, write_tensors
+from inlier.evaluation.subjects import Subjects
+from inlier.evaluation.workplace import Workplace
 from inlier.monitor import Monitor
-from inlier.perturbations.base import to_8_bit
 from inlier.types import Images, Progress
 
-__all__ = ["BUDGETS", "LOSSES", "SHARES", "Assault", "Budget", "Cell", "Gate", "Stress", "suite"]
+__all__ = ["BUDGETS", "Budget", "Gate", "Stress", "suite"]
 
 Budget: TypeAlias = Literal["smoke", "standard", "full"]
 """How much is tried: whether anything works at all, what a statement needs, or all there is."""
-SHARES = (0.3, 0.5)
-"""Of the prediction that an attacker must change."""
 BROKEN = 0.5
 """Success of the worst case from which a monitor counts as broken."""
-LOSSES: Mapping[str, Objective] = {
-    "hinge": hinge(), "cross_entropy": cross_entropy, "count": smooth_count(), "segpgd": segpgd,
-    "masked": correct_cross_entropy,
-}  # fmt: skip
 STEPS: Mapping[Budget, int] = {"smoke": 20, "standard": 50, "full": 200}
 BUDGETS = tuple(STEPS)
-
-
-@dataclass(frozen=True)
-class Assault:
-    """An attacker of the suite.
-
-    Args:
-        name: for tables and files.
-        way: of `attacks.joint.WAYS`.
-        loss: of `LOSSES`.
-        steps, weight, restarts: of `attack_monitor`.
-        tier: T0 does not know of the monitor, T3 knows everything.
-    """
-
-    name: str
-    way: str
-    loss: str
-    steps: int
-    weight: float = 0.1
-    restarts: int = 1
-    tier: Literal["T0", "T3"] = "T3"
+ASKED: Mapping[Budget, Mapping[str, int]] = {
+    "smoke": {}, "standard": {"square": 500, "rays": 500}, "full": {"square": 5000, "spsa": 5000, "rays": 5000},
+}  # fmt: skip
+"""Attacks by questions, and how many each may ask about an image."""
+QUERIED = 4
+"""Questions are asked about so many images alone: they take long."""
+SETTLED = 0.05
+"""The share of images that may evade before rounding and not after."""
+REPEATS = 7
+"""Pairs of runs that the monitor's cost in time is measured on."""
+ENOUGH = 25
+"""So many clean images over the false-alarm rate tell it to 20 %."""
 
 
 def suite(budget: Budget) -> tuple[Assault, ...]:
-    """The attackers of a budget; the first two, one of each tier, are those that the gates ask.
+    """The attackers of a budget who have gradients; the first two, one of each tier, are those that the gates ask.
 
     Raises:
         ValueError: no such budget.
@@ -95,15 +88,12 @@ def suite(budget: Budget) -> tuple[Assault, ...]:
     return tuple(made)
 
 
-@dataclass(frozen=True, eq=False)
-class Cell(Outcome):
-    """What one attacker made of the images at one eps.
-
-    Args:
-        dead_gradients: as in `AttackResult`.
-    """
-
-    dead_gradients: float = 0.0
+def asked(budget: Budget) -> tuple[Assault, ...]:
+    """The attackers of a budget who may only ask."""
+    return tuple(
+        Assault(f"{how} on the {QUERIES[how].reveals}", how, "", queries, tier="T2")
+        for how, queries in ASKED[budget].items()
+    )
 
 
 @dataclass(frozen=True)
@@ -125,11 +115,12 @@ class Stress:
 
     Args:
         monitor: calibrated.
-        images: clean ones in [0, 1], at the size at which they are attacked.
+        subjects: clean images in [0, 1], at the size at which they are attacked; with labels, what an attack does to
+            the network's accuracy is told too.
         out: the folder.
         epsilons: radii of the Linf balls.
         budget: see `suite`.
-        rate: the nominal false-alarm rate; by default the monitor's own.
+        rate: the nominal false-alarm rate that is aimed at; by default the monitor's own.
         control: a monitor of the same network that is known to break, such as `max_softmax`, calibrated.
         keep: told of the attacked images of every cell, rounded to 8 bit.
         batch_size: images at a time.
@@ -143,7 +134,7 @@ class Stress:
     def __init__(
         self,
         monitor: Monitor,
-        images: Images,
+        subjects: Images | Subjects,
         out: str | Path,
         *,
         epsilons: Sequence[float] = (1 / 255, 2 / 255, 4 / 255),
@@ -155,60 +146,57 @@ class Stress:
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
-        if len(images) == 0 or not epsilons or min(epsilons) <= 0:
-            raise ValueError(f"A stress test needs images and epsilons above 0, not {len(images)} and {list(epsilons)}")
-        self.monitor, self.control = monitor, control
-        self.images = images
-        self.work = Path(out) / "work"
+        if isinstance(subjects, Tensor):
+            subjects = Subjects(subjects, tuple(str(i) for i in range(len(subjects))))
+        if len(subjects) == 0 or not epsilons or min(epsilons) <= 0:
+            raise ValueError(
+                f"A stress test needs images and epsilons above 0, not {len(subjects)} and {list(epsilons)}"
+            )
+        self.monitor, self.control, self.subjects = monitor, control, subjects
+        self.images = subjects.images
         self.epsilons = tuple(sorted(epsilons))
-        self.suite = suite(budget)
-        self.rate = monitor.false_alarm_rate if rate is None else rate
-        self.limit = limit_of(monitor, self.rate)
-        self.keep, self.batch_size, self.seed, self.progress = keep, batch_size, seed, progress
+        self.suite, self.asked = suite(budget), asked(budget)
+        self.alarmists = () if budget == "smoke" else (Assault("false alarm", "false_alarm", "hinge", STEPS[budget]),)
+        rate = monitor.false_alarm_rate if rate is None else rate
+        self.limits, self.refused = limits_of(monitor, rate or 0.0)
         self.settings = {
-            "inlier": version("inlier"), "budget": budget, "epsilons": list(self.epsilons), "rate": self.rate,
-            "seed": seed, "images": len(images), "size": list(images.shape[1:]), "norm": "linf",
-            "surface": "8-bit images at this size", "pixels": digest(images), "network": monitor.backbone.fingerprint(),
-            "limit": self.limit, "suite": [asdict(one) for one in self.suite],
+            "inlier": version("inlier"), "budget": budget, "epsilons": list(self.epsilons), "rate": rate,
+            "seed": seed, "images": len(self.images), "size": list(self.images.shape[1:]), "norm": "linf",
+            "surface": SURFACE, "pixels": digest(self.images), "labels": subjects.labels is not None,
+            "network": monitor.backbone.fingerprint(),
+            "suite": [asdict(one) for one in (*self.suite, *self.alarmists, *self.asked)],
+            "goal": "30 % and 50 % of the prediction changed and no alarm" if monitor.backbone.task.is_dense
+                    else "the class changed and no alarm",
         }  # fmt: skip
-        self.check_folder()
-
-    def check_folder(self) -> None:
-        file = self.work / "stress.json"
-        told = json.loads(json.dumps(self.settings))
-        if not file.is_file():
-            if self.work.parent.is_dir() and any(self.work.parent.iterdir()):
-                raise Mismatch(f"'{self.work.parent}' is not empty and no stress test was begun in it")
-            write_bytes(file, json.dumps(told, indent=1).encode())
-            return
-        there = json.loads(file.read_text(encoding="utf-8"))
-        for name, value in told.items():
-            if there.get(name) != value:
-                raise Mismatch(
-                    f"'{self.work.parent}' holds a stress test with {name} = {json.dumps(there.get(name))[:200]}, and "
-                    f"this one has {json.dumps(value)[:200]}. Give this one another folder."
-                )
+        place = Workplace(
+            out, self.settings | {"limit": self.limits.get(rate or 0.0)}, "a stress test", "work/stress.json"
+        )
+        self.at_work = Assaults(
+            monitor, subjects, place, rate=rate, keep=keep, batch_size=batch_size, seed=seed, progress=progress
+        )
+        self.rate, self.limit, self.place, self.batch_size = rate, self.at_work.limit, place, batch_size
 
     # --- the attackers --------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
         """All attackers at every eps, then the gates; results as JSON values."""
         start = time.perf_counter()
-        cells = {(one.name, eps): self.cell(one, eps) for eps in self.epsilons for one in self.suite}
-        noise = {eps: self.noise(eps) for eps in self.epsilons}
-        silent = next(iter(cells.values())).silent
-        gates = self.gates(cells, noise)
-        rows = [self.row(one, eps, cells[one.name, eps]) for eps in self.epsilons for one in self.suite]
-        worst: list[dict[str, Any]] = [
-            {
-                "eps": eps, "tier": tier,
-                **{
-                    f"success_{share:g}": rate_of(self.worst(cells, eps, share, tier), silent)
-                    for share in SHARES
-                },
-            }
-            for eps in self.epsilons for tier in ("T0", "T3")
-        ]  # fmt: skip
+        few = min(QUERIED, len(self.images))
+        everyone = [*self.suite, *self.alarmists]
+        per_eps = [(one, len(self.images)) for one in everyone] + [(one, few) for one in self.asked]
+        self.at_work.plan([*per_eps * len(self.epsilons), *self.jobs_of_gates()])
+        cells = {(one.name, eps): self.at_work.cell(one, eps) for eps in self.epsilons for one in everyone}
+        queried = {
+            (one.name, eps): self.at_work.cell(one, eps, count=few) for eps in self.epsilons for one in self.asked
+        }
+        noise = {eps: self.at_work.noise(eps) for eps in self.epsilons}
+        first = next(iter(cells.values()))
+        gates = self.gates(cells, queried, noise)
+
+        def rows(attackers: Sequence[Assault], made: Mapping[tuple[str, float], Cell]) -> list[dict[str, Any]]:
+            return [row_of(one, eps, made[one.name, eps], self.limits) for eps in self.epsilons for one in attackers]
+
+        worst = [self.worst_row(cells, eps, tier) for eps in self.epsilons for tier in ("T0", "T3")]
         broken = [line["eps"] for line in worst if line["tier"] == "T3" and line["success_0.3"]["rate"] >= BROKEN]
         verdict = (
             f"broken at eps {255 * broken[0]:g}/255" if broken
@@ -216,105 +204,155 @@ class Stress:
                  f"{255 * self.epsilons[-1]:g}/255)"
         )  # fmt: skip
         return {
-            "settings": self.settings, "silent": int(silent.sum()), "rows": rows, "worst": worst,
-            "noise": [{"eps": eps, "flagged": rate_of(cell.detected, silent)} for eps, cell in noise.items()],
+            "settings": self.settings, "silent": int(first.silent.sum()),
+            "clean": {f"{rate:g}": rate_of(~(first.before <= limit), torch.ones_like(first.silent))
+                      for rate, limit in self.limits.items()},
+            "refused_rates": {f"{rate:g}": why for rate, why in self.refused.items()},
+            "rows": rows(self.suite, cells), "worst": worst,
+            "smallest": [self.smallest_row(cells, share) for share in SHARES],
+            "false_alarms": [
+                {"eps": eps, "flagged": rate_of(cell.detected, cell.silent),
+                 "steps": one.steps, "norms_linf": cell.norms[:, 3].double().mean().item()}
+                for one in self.alarmists for eps in self.epsilons if (cell := cells[one.name, eps])
+            ],
+            "queries": rows(self.asked, queried),
+            "noise": [{"eps": eps, "flagged": rate_of(cell.detected, cell.silent),
+                       "success_0.3": rate_of(cell.evaded(SHARES[0]), cell.silent)} for eps, cell in noise.items()],
+            "quality": self.quality(cells), "cost": self.cost(),
             "gates": [asdict(gate) | {"verdict": gate.verdict} for gate in gates], "verdict": verdict,
-            "seconds": round(time.perf_counter() - start, 1),
+            "notes": self.notes(), "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
 
-    def row(self, one: Assault, eps: float, cell: Cell) -> dict[str, Any]:
-        """An attacker at an eps."""
-        silent = cell.silent
-        row: dict[str, Any] = {"attack": one.name, "tier": one.tier, "eps": eps, "damage": cell.damage.mean().item()}
-        for share in SHARES:
-            hit = silent & (cell.damage >= share)
-            row[f"success_{share:g}"] = rate_of(cell.evaded(share), silent)
-            row[f"detected_{share:g}"] = rate_of(cell.detected, hit)
-        return row | {"dead_gradients": cell.dead_gradients}
+    def names(self, tier: str, *, alone: bool = False) -> list[str]:
+        """The attackers of a tier and, unless `alone`, of those below it."""
+        return [one.name for one in self.suite if one.tier == tier or (tier == "T3" and not alone)]
 
-    def worst(self, cells: Mapping[tuple[str, float], Cell], eps: float, share: float, tier: str) -> Bool[Tensor, " n"]:
+    def worst(
+        self, cells: Mapping[tuple[str, float], Cell], eps: float, share: float, tier: str, *, alone: bool = False
+    ) -> Bool[Tensor, " n"]:
         """Which images some attacker of a tier, or of those below it, got past the monitor."""
-        names = [one.name for one in self.suite if tier == "T3" or one.tier == tier]
-        return torch.stack([cells[name, eps].evaded(share) for name in names]).any(0)
+        return torch.stack([cells[name, eps].evaded(share) for name in self.names(tier, alone=alone)]).any(0)
 
-    def cell(self, one: Assault, eps: float, monitor: Monitor | None = None, told: str = "", **more: Any) -> Cell:
-        """One attacker at one eps; from its file, if it is there."""
-        name = f"{told or one.name} {255 * eps:g}"
-        file = self.work / f"{''.join(c if c.isalnum() or c in '.-' else '_' for c in name)}.safetensors"
-        if file.is_file():
-            tensors, metadata = read_tensors(file)
-            return Cell(tensors["before"], tensors["after"], tensors["damage"], **json.loads(metadata["cell"]))
-        monitor = monitor or self.monitor
-        rate = self.rate if monitor is self.monitor else monitor.false_alarm_rate
-        parts: list[MonitorAttack] = []
-        for start in range(0, len(self.images), self.batch_size):
-            part = self.images[start : start + self.batch_size]
-            given = {key: value[start : start + len(part)] for key, value in more.items()}
-            parts.append(attack_monitor(
-                monitor, part, eps, way=one.way, loss=LOSSES[one.loss], steps=one.steps, weight=one.weight,
-                restarts=one.restarts, rate=rate, seed=self.seed + start,
-                step_size=eps if one.steps == 1 else None, **given,
-            ))  # fmt: skip
-            if self.progress is not None:
-                self.progress(f"{told or one.name}, eps {255 * eps:g}/255", start + len(part), len(self.images))
-        made = {
-            name: torch.cat([getattr(part, name) for part in parts]).detach().double().cpu()
-            for name in ("before", "after", "damage")
-        }
-        dead = sum(part.result.dead_gradients for part in parts) / len(parts)
-        if self.keep is not None and not told:
-            self.keep(one.name, eps, torch.cat([part.images for part in parts]))
-        numbers = {"dead_gradients": dead, "limit": parts[0].limit}
-        write_tensors(file, made, {"cell": json.dumps(numbers)}, PRIVATE)
-        return Cell(made["before"], made["after"], made["damage"], **numbers)
+    def worst_row(self, cells: Mapping[tuple[str, float], Cell], eps: float, tier: str) -> dict[str, Any]:
+        """The worst case image by image at an eps, and the mean over the attackers beside it."""
+        silent = cells[self.suite[0].name, eps].silent
+        row: dict[str, Any] = {"eps": eps, "tier": tier}
+        for share in SHARES:
+            row[f"success_{share:g}"] = rate_of(self.worst(cells, eps, share, tier), silent)
+            each = [cells[name, eps].success(share) for name in self.names(tier)]
+            row[f"mean_success_{share:g}"] = sum(each) / len(each)
+        row["rates"] = {}
+        for rate, limit in self.limits.items():
+            at = {name: replace(cells[name, eps], limit=limit) for name in self.names(tier)}
+            evaded = torch.stack([cell.evaded(SHARES[0]) for cell in at.values()]).any(0)
+            row["rates"][f"{rate:g}"] = rate_of(evaded, next(iter(at.values())).silent)
+        return row
 
-    @torch.no_grad()
-    def noise(self, eps: float) -> Cell:
-        """Random signs of the same norm."""
-        generator = torch.Generator().manual_seed(self.seed)
-        signs = torch.randint(0, 2, self.images.shape, generator=generator).to(self.images) * 2 - 1
-        noisy = to_8_bit((self.images + eps * signs).clamp(0, 1))
-        parts = []
-        for place in torch.split(torch.arange(len(noisy)), self.batch_size):
-            was, now = (self.monitor.probe(each[place]) for each in (self.images, noisy))
-            before, after = self.monitor.objective(was), self.monitor.objective(now)
-            differ = (was.output.argmax(1) != now.output.argmax(1)).reshape(len(place), -1).double().mean(1)
-            parts.append(torch.stack([before.double(), after.double(), differ], 1).cpu())
-        before, after, damage = torch.cat(parts).unbind(1)
-        return Cell(before, after, damage, self.limit)
+    def smallest_row(self, cells: Mapping[tuple[str, float], Cell], share: float) -> dict[str, Any]:
+        """The median over images of the least eps at which some attacker evades, tier by tier."""
+        told: dict[str, Any] = {"share": share}
+        for tier in ("T0", "T3"):
+            there = {eps: [cells[name, eps] for name in self.names(tier)] for eps in self.epsilons}
+            told[tier] = median_smallest(there, share)
+        return told
+
+    def quality(self, cells: Mapping[tuple[str, float], Cell]) -> list[dict[str, Any]]:
+        """Accuracy and, of a segmentation network, mIoU: clean, and at each eps of the worst attacker for each image.
+
+        Whether an alarm was raised plays no part: it is the network alone. AAcc and AIoU of Croce et al. 2024
+        (arXiv:2306.12941), section 3, are these over more attacks. Differs from there: the worst attacker for the mIoU
+        is that with the least accuracy on the image, not one found by a search over all images.
+        """
+        clean = self.at_work.untouched()
+        if not clean:
+            return []
+        rows: list[dict[str, Any]] = [{"eps": 0.0, "attack": None, **quality_of(clean["right"], clean["overlap"])}]
+        for eps in self.epsilons:
+            there = [(one.name, cells[one.name, eps]) for one in self.suite]
+            rights = torch.stack([cell.right for _, cell in there if cell.right is not None])
+            every = torch.stack([cell.overlap for _, cell in there if cell.overlap is not None])
+            for (name, _), right, overlap in zip(there, rights, every, strict=True):
+                rows.append({"eps": eps, "attack": name, **quality_of(right, overlap)})
+            least = rights.min(0)
+            overlap = every[least.indices, torch.arange(every.shape[1])]
+            rows.append({"eps": eps, "attack": "worst image by image", **quality_of(least.values, overlap)})
+        return rows
+
+    def cost(self) -> dict[str, Any]:
+        """How long a batch takes with the monitor and without, in one run."""
+        batch = self.images[: self.batch_size]
+
+        def measured() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            with torch.no_grad():
+                found = overhead(
+                    lambda: self.monitor.backbone(batch), lambda: self.monitor.score(batch), repeats=REPEATS
+                )
+            told = {
+                "bare": found.bare, "monitored": found.monitored, "ratio": found.ratio.value,
+                "interval": [found.ratio.low, found.ratio.high], "batch": len(batch), "repeats": REPEATS,
+            }  # fmt: skip
+            return {"milliseconds": torch.tensor([found.bare, found.monitored])}, told
+
+        return self.place.part("cost", measured)[1]
+
+    def notes(self) -> list[str]:
+        """What a reader must know besides."""
+        told = [
+            f"The attackers aimed at the threshold of the nominal false-alarm rate {self.rate:g}. What is told at "
+            "other rates is counted on the same attacked images.",
+            "What is optimised is the score that is thresholded, not its p-value, and the pipeline is attacked from "
+            "the image to the score.",
+        ]
+        assert self.rate is not None
+        if len(self.images) < ENOUGH / self.rate:
+            told.append(
+                f"There are {len(self.images)} images; to tell a false-alarm rate of {self.rate:g} to 20 % takes about "
+                f"{math.ceil(ENOUGH / self.rate)}."
+            )
+        told += [f"At the false-alarm rate {rate:g} nothing is told: {why}" for rate, why in self.refused.items()]
+        if self.subjects.wrong:
+            told.append(f"{self.subjects.wrong} images were left out: the network classifies them wrong as they are.")
+        return told
 
     # --- gates ----------------------------------------------------------------------------------------------------
 
-    def gates(self, cells: Mapping[tuple[str, float], Cell], noise: Mapping[float, Cell]) -> list[Gate]:
-        """Every check of the protocol that a white-box suite allows."""
+    def jobs_of_gates(self) -> list[tuple[Assault, int]]:
+        """What the gates will ask for besides the suite."""
+        plain, joint = self.suite[:2]
+        twice, count = replace(joint, steps=2 * joint.steps), len(self.images)
+        return [(replace(plain, steps=1), count), *[(twice, count)] * (3 if self.control is None else 5)]
+
+    def gates(
+        self,
+        cells: Mapping[tuple[str, float], Cell],
+        queried: Mapping[tuple[str, float], Cell],
+        noise: Mapping[float, Cell],
+    ) -> list[Gate]:
+        """Every check of the protocol that a suite without surrogates allows."""
         plain, joint = self.suite[:2]
         largest, share = self.epsilons[-1], SHARES[0]
         silent = cells[joint.name, largest].silent
         count = max(1, int(silent.sum()))
-
-        def success(cell: Cell) -> float:
-            return float(cell.evaded(share).sum()) / count
-
-        once = self.cell(replace(plain, steps=1, loss="cross_entropy"), largest, told="one step")
+        once = self.at_work.cell(replace(plain, steps=1, loss="cross_entropy"), largest, told="one step")
         many = cells[plain.name, largest]
         yield_of = [float(self.worst(cells, eps, share, "T3").sum()) / count for eps in self.epsilons]
-        worst0 = float(self.worst(cells, largest, share, "T0").sum()) / count
-        by_noise = success(noise[largest])
-        twice = self.cell(replace(joint, steps=2 * joint.steps), largest, told="twice the steps")
+        raw = {tier: float(self.worst(cells, largest, share, tier, alone=True).sum()) / count for tier in ("T0", "T3")}
+        by_noise = float(noise[largest].evaded(share).sum()) / count
+        harder = replace(joint, steps=2 * joint.steps)
+        twice = self.at_work.cell(harder, largest, told="twice the steps")
         a, b = cells[joint.name, largest].evaded(share)[silent], twice.evaded(share)[silent]
         pairs = [int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum())]
-        change = paired_rate_interval(*pairs)
+        change = paired_rate_interval(*pairs) if len(a) else None
         wide = [
-            self.cell(replace(joint, steps=2 * joint.steps), 1.0, told="unbounded"),
-            self.cell(
-                replace(joint, steps=2 * joint.steps), 1.0, told="unbounded, from another image",
-                initial=self.images.roll(1, 0),
-            ),
-        ]  # fmt: skip
+            self.at_work.cell(harder, 1.0, told="unbounded"),
+            self.at_work.cell(harder, 1.0, told="unbounded, from another image", initial=self.images.roll(1, 0)),
+        ]
         free = float(torch.stack([cell.evaded(share) for cell in wide]).any(0).sum()) / count
         dead = max(cell.dead_gradients for cell in cells.values())
+        lost = max(cells[one.name, eps].lost for one in self.suite for eps in self.epsilons) / count
         wrong = self.finite_differences()
         spread = self.repeatability()
+        differ = self.predictions_changed()
         broken = math.nan if self.control is None else self.control_success(self.control, joint)
         tolerance = 1 / count + 1e-9  # one image
         return [
@@ -322,31 +360,51 @@ class Stress:
                  f"{many.damage.mean():.3f} against {once.damage.mean():.3f}",
                  bool(many.damage.mean() >= once.damage.mean() - 0.01)),
             Gate("who knows more succeeds more often", "T3 >= T0 >= noise",
-                 f"{yield_of[-1]:.3f}, {worst0:.3f}, {by_noise:.3f}",
-                 yield_of[-1] >= worst0 - tolerance and worst0 >= by_noise - tolerance),
+                 f"{raw['T3']:.3f}, {raw['T0']:.3f}, {by_noise:.3f}",
+                 raw["T3"] >= raw["T0"] - tolerance and raw["T0"] >= by_noise - tolerance),
+            self.black_box_gate(cells, queried),
             Gate("success rises with eps", "no fall", ", ".join(f"{value:.3f}" for value in yield_of),
                  all(x <= y + tolerance for x, y in pairwise(yield_of))),
             Gate("without a bound every image evades", "at least .95", f"{free:.3f}", free >= 0.95),
             Gate("twice the steps change nothing", "the interval of the difference holds 0",
-                 f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]", change.low <= 0 <= change.high),
-            Gate("dead gradients", "at most 1 %", f"{dead:.2%}", dead <= 0.01),
+                 "no image was silent" if change is None
+                 else f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
+                 None if change is None else change.low <= 0 <= change.high),
+            Gate("dead gradients", "at most 1 %", f"{dead:.2%}", dead <= DEAD),
+            Gate("no success is lost in rounding to 8 bit", f"at most {SETTLED:.0%} of the images", f"{lost:.3f}",
+                 lost <= SETTLED),
             Gate("finite differences agree with the gradient", "median relative error at most 0.2", f"{wrong:.3f}",
                  wrong <= 0.2),
             Gate("five passes agree", "to 1e-6 of the score", f"{spread:.2g}", spread <= 1e-6),
+            Gate("the monitor leaves predictions alone", "none differs", f"{differ:.2%}", differ == 0),
             Gate("the suite breaks what is known to break", f"success at least {BROKEN:g}",
                  "no control was given" if self.control is None else f"{broken:.3f}",
                  None if self.control is None else broken >= BROKEN),
         ]  # fmt: skip
 
+    def black_box_gate(
+        self, cells: Mapping[tuple[str, float], Cell], queried: Mapping[tuple[str, float], Cell]
+    ) -> Gate:
+        """Whether who sees everything succeeds at least as often as who may only ask, on the images of the latter."""
+        name, wanted = "white-box at least as strong as black-box", "T3 >= T2"
+        if not queried:
+            return Gate(name, wanted, "no questions were asked", None)
+        largest = self.epsilons[-1]
+        black = torch.stack([queried[one.name, largest].evaded(SHARES[0]) for one in self.asked]).any(0)
+        white = self.worst(cells, largest, SHARES[0], "T3", alone=True)[: len(black)]
+        above, below = int(white.sum()), int(black.sum())
+        return Gate(name, wanted, f"{above} and {below} of {len(black)} images", above >= below)
+
     def control_success(self, control: Monitor, joint: Assault) -> float:
         """How many images get past the monitor that is known to break, by either of two losses: one that makes the
         network barely wrong, and one that makes it sure."""
         cells = [
-            self.cell(
-                replace(joint, loss=loss, steps=2 * joint.steps), self.epsilons[-1], control, told=f"control, {loss}"
+            self.at_work.cell(
+                replace(joint, loss=loss, steps=2 * joint.steps), self.epsilons[-1], monitor=control,
+                told=f"control, {loss}",
             )
             for loss in ("hinge", "cross_entropy")
-        ]
+        ]  # fmt: skip
         evaded = torch.stack([cell.evaded(SHARES[0]) for cell in cells]).any(0)
         return float(evaded.sum()) / max(1, int(cells[0].silent.sum()))
 
@@ -370,13 +428,19 @@ class Stress:
         scores = torch.stack([self.monitor.score(self.images[: self.batch_size]).double() for _ in range(5)])
         return float((scores.amax(0) - scores.amin(0)).max() / scores.abs().max().clamp_min(1e-12))
 
+    @torch.no_grad()
+    def predictions_changed(self) -> float:
+        """The share of a batch's predictions that differ between the network alone and the network watched."""
+        batch = self.images[: self.batch_size]
+        watched = self.monitor.probe(batch).output.argmax(1)
+        return float((watched != self.monitor.backbone(batch).argmax(1)).double().mean())
 
-def rate_of(hits: Bool[Tensor, " n"], among: Bool[Tensor, " n"]) -> dict[str, Any]:
-    """How many of how many, with the 95 % Clopper-Pearson interval; the rate is 0 where there are none."""
-    count, of = int((hits & among).sum()), int(among.sum())
-    interval = list(rate_interval(count, of)) if of else [0.0, 1.0]
-    return {"hits": count, "images": of, "rate": count / of if of else 0.0, "interval": interval}
 
-
-def digest(images: Images) -> str:
-    return hashlib.sha256(images.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+def quality_of(right: Tensor, overlap: Tensor) -> dict[str, float | None]:
+    """Mean accuracy over images, and the mIoU over all of them; of classes that are nowhere, none."""
+    hits, union = overlap.double().sum(0)
+    there = union > 0
+    return {
+        "accuracy": right.mean().item(),
+        "miou": (hits[there] / union[there]).mean().item() if there.any() else None,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from inlier.report.findings import ATTACKS, Entry, Findings, counted, label_of, rates_of
+from inlier.report.findings import ATTACKS, JOINT, Entry, Findings, counted, label_of, rates_of
 from inlier.report.markup import decimals, nominal, settings_text
 from inlier.report.tables import Cell, Column, Rate, Spread, Table, number, quantity, share, whole, words
 
@@ -13,7 +13,7 @@ __all__ = ["evaluation_tables", "told_value"]
 CHANGES = ("perturbation", *ATTACKS)
 KINDS = {
     "clean": "unchanged", "perturbation": "natural change", "attack": "attack", "universal": "universal attack",
-    "control": "harmless control", "ood": "foreign images",
+    "joint": "attack on network and monitor", "control": "harmless control", "ood": "foreign images",
 }  # fmt: skip
 METRICS = (
     ("auroc", "AUROC", (0.5, 1.0)),
@@ -29,8 +29,8 @@ def evaluation_tables(found: Findings) -> dict[str, Table]:
     """Every table that the results have values for, by name and in the order of the report."""
     made = [
         targets(found), tried(found), false_alarms(found), held_out(found), controls(found),
-        *matrices(found), attacks(found), *damages(found), *comparison(found), pooled(found), *ablations(found),
-        success(found), *foreign(found), cost(found),
+        *matrices(found), attacks(found), joint_attacks(found), *damages(found), *comparison(found), pooled(found),
+        *ablations(found), success(found), *foreign(found), cost(found),
     ]  # fmt: skip
     kept = [table.filled() for table in made]
     return {table.name: table for table in kept if table is not None}
@@ -221,6 +221,30 @@ def attacks(found: Findings) -> Table:
                 flagged(found, s, "flagged_changed"), words(found.attack_verdict(s)),
             )
             for s in found.sets(*ATTACKS)
+        ),
+    )  # fmt: skip
+
+
+def joint_attacks(found: Findings) -> Table:
+    """Attacks on network and monitor: a row for the monitor that each was made against, and for the others."""
+    return Table(
+        "joint",
+        "Attacks by somebody who knows the network and one monitor, its key too, and wants an error without an alarm: "
+        f"what each monitor flags{at(found)}. Those that an attack was not made against are shown what was made for "
+        "another.",
+        (
+            Column("attack"), Column("made against"), Column("shown to"), Column("changed pixels"),
+            Column("flagged, of all images", heat=(0.0, 1.0)),
+            Column("flagged, of images with 10 % or more changed", heat=(0.0, 1.0)),
+        ),
+        tuple(
+            (
+                words(label_of(s)), words(str((s.get("settings") or {}).get("monitor"))), words(label_of(m)),
+                share(s.get("changed")), of_all, flagged(found, s, "flagged_changed", m),
+            )
+            for s in found.sets(JOINT)
+            for m in found.compared
+            if (of_all := flagged(found, s, "flagged", m)) is not None
         ),
     )  # fmt: skip
 

@@ -16,7 +16,10 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-__all__ = ["STYLES", "Axis", "Line", "Point", "diverging", "interval_bar", "line_chart", "step_chart"]
+__all__ = [
+    "STYLES", "Axis", "Line", "Point", "axis_over", "diverging", "interval_bar", "line_chart", "scatter_chart",
+    "step_chart",
+]  # fmt: skip
 
 WIDTH, HEIGHT = 360, 260
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 42
@@ -51,12 +54,14 @@ class Line:
         points: in the order in which they are joined.
         style: number of its line style, from 0; the same thing has the same one in all figures of a page.
         dots: whether each point is also drawn as a dot.
+        band: whether the points' intervals are shaded.
     """
 
     label: str
     points: Sequence[Point]
     style: int = 0
     dots: bool = False
+    band: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,10 @@ def line_chart(
         parts.append(f'<line class="asked" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
     for line in reversed(lines):  # the first one on top
         style = f"s{line.style % STYLES}"
+        if line.band:
+            ends = [(p.x, p.low) for p in line.points] + [(p.x, p.high) for p in reversed(line.points)]
+            places = " ".join(f"{_x(across, a):.1f},{_y(up, b):.1f}" for a, b in ends if b is not None)
+            parts.append(f'<polygon class="{style} band" points="{places}"/>')
         places = " ".join(f"{_x(across, p.x):.1f},{_y(up, p.y):.1f}" for p in line.points)
         parts.append(f'<polyline class="{style}" points="{places}"/>')
         for p in line.points if line.dots else ():
@@ -132,6 +141,41 @@ def step_chart(
         places = " ".join(f"{_x(across, a):.1f},{_y(up, b):.1f}" for a, b in corners)
         parts.append(f'<polyline class="{style}" points="{places}"/>')
     return _svg(title, description, parts)
+
+
+def scatter_chart(
+    title: str, description: str, groups: Sequence[tuple[int, Sequence[tuple[float, float]]]], x: Axis, y: Axis
+) -> Markup:
+    """Small dots over two axes of one range, with the diagonal on which both are equal.
+
+    Args:
+        title, description: read out instead of the figure.
+        groups: the number of a style, and dots (x, y); the first group on top.
+        x, y: axes.
+    """
+    parts = list(_frame(x, y))
+    ends = [(_x(x, at), _y(y, at)) for at in (max(x.start, y.start), min(x.end, y.end))]
+    parts.append('<line class="axis" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'.format(*ends[0], *ends[1]))
+    for style, dots in reversed(groups):
+        drawn = "".join(f'<circle cx="{_x(x, a):.1f}" cy="{_y(y, b):.1f}" r="1.8"/>' for a, b in dots)
+        parts.append(f'<g class="dots s{style % STYLES}">{drawn}</g>')
+    return _svg(title, description, parts)
+
+
+def axis_over(values: Sequence[float], title: str) -> Axis:
+    """An axis that holds all values, with about four ticks at round numbers.
+
+    >>> axis_over([0.3, 7.9], "x").ticks
+    [(0.0, '0'), (2.0, '2'), (4.0, '4'), (6.0, '6'), (8.0, '8')]
+    """
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    span = (high - low) or abs(high) or 1.0
+    rough = span / 4
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = float(next(power * n for n in (1, 2, 5, 10) if power * n >= rough * 0.999))
+    first, last = int(np.floor(low / step + 1e-9)), int(np.ceil(high / step - 1e-9))
+    ticks = [round(step * n, 10) for n in range(first, max(last, first + 1) + 1)]
+    return Axis(ticks[0], ticks[-1], [(tick, _tick(tick)) for tick in ticks], title)
 
 
 def interval_bar(

@@ -13,12 +13,14 @@ from typing import Any, TypeAlias
 
 from inlier.report.markup import fine_percent, nominal
 
-__all__ = ["ATTACKS", "CHANGED", "Entry", "Findings", "counted", "label_of", "rates_of", "sentence"]
+__all__ = ["ATTACKS", "CHANGED", "JOINT", "Entry", "Findings", "counted", "label_of", "rates_of", "sentence"]
 
 Entry: TypeAlias = Mapping[str, Any]
 """An object of `results.json`."""
 
 ATTACKS = ("attack", "universal")
+JOINT = "joint"
+"""The kind of attacks made against a monitor, by who knows it."""
 CHANGED = 0.1
 """Share of changed pixels from which `flagged_changed` counts an image."""
 CAUGHT = 0.95

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from inlier.report.findings import ATTACKS, Findings, rates_of
+from inlier.report.findings import ATTACKS, JOINT, Findings, rates_of
 from inlier.report.markup import nominal
 
 __all__ = ["limits"]
@@ -22,7 +22,13 @@ def limits(found: Findings) -> Iterator[str]:
         "A rate that was asked for holds for images like the clean ones that the threshold was set on. Another camera, "
         "season, city or time of day is another matter: observe it there anew."
     )
-    if found.sets(*ATTACKS):
+    if found.sets(JOINT):
+        yield (
+            "Attacks on network and monitor were each made by one recipe, against one monitor, and no gate says that "
+            "they are strong. To other monitors they are transferred. `inlier stress` tries a whole suite, and gates. "
+            "Printed patches and attacks on other parts of the system are not covered."
+        )
+    elif found.sets(*ATTACKS):
         yield (
             "The attackers here did not know of the monitor. One who knows it, or who may query it, is not covered, "
             "nor are larger budgets, more steps, printed patches or attacks on other parts of the system."

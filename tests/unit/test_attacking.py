@@ -1,0 +1,170 @@
+"""Chosen attackers on a monitor: what is told of each image is true, and what is done is not done again."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from attacked import attack_results, fitted, subjects
+from torch import nn
+from toy_segmentation import scenes
+
+from inlier.attacks.recipes import RECIPES
+from inlier.backbones.base import Backbone, Classification
+from inlier.errors import Mismatch
+from inlier.evaluation.assaults import Cell, median_smallest, norm_of, recipe_attack
+from inlier.evaluation.attacking import COLUMNS, AttackRun, attackers_of, doubts
+from inlier.evaluation.subjects import Subjects
+from inlier.images import TensorImages
+from inlier.monitor import Monitor
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("attack") / "out"
+    kept = {}
+    attackers, norm = attackers_of(["pgd", "square"], ["dual"], steps=20)
+    run = AttackRun(
+        fitted(), subjects(), folder, attackers=attackers, epsilons=(0.12, 0.06), norm=norm,
+        keep=lambda name, eps, images: kept.update({(name, eps): images}),
+    )  # fmt: skip
+    return folder, *run.run(), kept
+
+
+def test_rows_of_images_are_true_of_the_images_that_were_kept(ran):
+    _, results, rows, kept = ran
+    monitor, clean = fitted(), subjects().images
+    assert len(rows) == 3 * 2 * len(clean)
+    before = monitor.backbone.predict(clean)
+    for number, row in enumerate(rows):
+        assert tuple(row) == COLUMNS
+        i = number % len(clean)
+        image = kept[row["attack"], row["eps"]][i : i + 1]
+        assert row["damage"] == pytest.approx((monitor.backbone.predict(image) != before[i]).float().mean().item())
+        assert row["flagged_after"] == monitor(image).flagged.item()
+        assert row["score_after"] == pytest.approx(monitor.score(image).item(), rel=1e-4)
+        assert row["Linf"] == pytest.approx((image - clean[i]).abs().max().item(), abs=1e-6)
+        assert row["L2"] == pytest.approx((image - clean[i]).norm().item(), rel=1e-4)
+        assert row["evaded"] == (row["damage"] >= 0.3 and not row["flagged_after"] and not row["flagged_before"])
+        assert (row["steps"] is None) == (row["attack"] == "square")
+    for row in results["rows"]:
+        there = [each for each in rows if (each["attack"], each["eps"]) == (row["attack"], row["eps"])]
+        assert row["success_0.3"]["hits"] == sum(each["evaded"] for each in there)
+        assert row["norms"]["L1"] == pytest.approx(sum(each["L1"] for each in there) / len(there), rel=1e-4)
+    assert [row["eps"] for row in results["worst"]] == [0.06, 0.12]
+
+
+def test_who_knows_the_monitor_does_better_and_who_has_gradients_leaves_a_trace(ran):
+    rows = {(row["attack"], row["eps"]): row for row in ran[1]["rows"]}
+    assert rows["dual", 0.12]["success_0.3"]["hits"] > rows["pgd_linf", 0.12]["success_0.3"]["hits"]
+    assert len(rows["dual", 0.12]["trace"]) == 21
+    assert rows["dual", 0.12]["trace"][-1] > rows["dual", 0.12]["trace"][0]
+    assert rows["square", 0.12]["trace"] == []
+    assert rows["pgd_linf", 0.12]["auroc"] == 1.0
+
+
+def test_going_on_makes_nothing_anew_and_other_settings_are_refused(ran, monkeypatch):
+    folder, results, rows, _ = ran
+    monkeypatch.setattr("inlier.evaluation.assaults.attack_monitor", None)
+    monkeypatch.setattr("inlier.evaluation.assaults.ask_monitor", None)
+    attackers, norm = attackers_of(["pgd", "square"], ["dual"], steps=20)
+    again, told = AttackRun(fitted(), subjects(), folder, attackers=attackers, epsilons=(0.06, 0.12), norm=norm).run()
+    assert told == rows
+    for found in (again, results):
+        found.pop("seconds", None)
+    assert json.dumps(again) == json.dumps(results)
+    with pytest.raises(Mismatch, match="seed"):
+        AttackRun(fitted(), subjects(), folder, attackers=attackers, epsilons=(0.06, 0.12), seed=2)
+    with pytest.raises(Mismatch, match="pixels"):
+        AttackRun(fitted(), Subjects(1 - subjects().images, subjects().names), folder, attackers=attackers,
+                  epsilons=(0.06, 0.12))  # fmt: skip
+
+
+def test_progress_is_told_step_by_step_to_the_end(tmp_path):
+    told = []
+    attackers, _ = attackers_of(["pgd"], ["dual"], steps=5)
+    AttackRun(
+        fitted(), subjects(), tmp_path, attackers=attackers, epsilons=(0.1,), batch_size=2,
+        progress=lambda *step: told.append(step),
+    ).run()  # fmt: skip
+    assert [done for _, done, _ in told] == list(range(2, 42, 2))
+    assert {total for _, _, total in told} == {40}
+
+
+def test_a_classifier_is_attacked_where_it_is_right(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3))
+    backbone = Backbone(network, Classification(("cat", "dog", "fox")))
+    images = scenes(8, 5)
+    labels = backbone.predict(images)
+    labels[0] = (labels[0] + 1) % 3
+    source = TensorImages(images, labels=labels, classes=("cat", "dog", "fox"))
+    found = Subjects.of(source, backbone)
+    assert (len(found), found.wrong, found.names[0]) == (7, 1, "1")
+    monitor = Monitor(backbone, "mahalanobis", seed=0).fit(scenes(60, 1)).calibrate(false_alarm_rate=0.05)
+    attackers, norm = attackers_of(["pgd"], [], steps=5)
+    results, rows = AttackRun(monitor, found, tmp_path, attackers=attackers, epsilons=(0.5,), norm=norm).run()
+    assert set(results["pictures"][0]["classes"]) <= set(backbone.task.classes)
+    assert {row["damage"] for row in rows} <= {0.0, 1.0}
+    assert any(row["damage"] == 1.0 for row in rows)
+    with pytest.raises(ValueError, match="right"):
+        Subjects.of(TensorImages(images[1:], labels=(labels[1:] + 1) % 3, classes=("cat", "dog", "fox")), backbone)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "told"),
+    [
+        ({"recipes": ["pgdd"]}, LookupError, "Did you mean"),
+        ({"ways": ["duel"]}, LookupError, "Did you mean 'dual'"),
+        ({}, ValueError, "a recipe, such as pgd"),
+        ({"recipes": ["pgd", "pgd_linf"]}, ValueError, "twice"),
+        ({"recipes": ["pgd_l2", "fgsm"]}, ValueError, "one norm at a time"),
+        ({"recipes": ["pgd_l2", "square"]}, ValueError, "one norm at a time"),
+        ({"recipes": ["fgsm"], "steps": 3}, ValueError, "no steps"),
+        ({"recipes": ["fgsm"], "restarts": 3}, ValueError, "no restarts"),
+        ({"recipes": ["square"], "restarts": 3}, ValueError, "only asks"),
+        ({"recipes": ["dag"]}, ValueError, "--target"),
+        ({"ways": ["dual"], "target": 1}, ValueError, "for recipes"),
+    ],
+)  # fmt: skip
+def test_attackers_that_cannot_be_are_refused(given, error, told):
+    with pytest.raises(error, match=told):
+        attackers_of(given.pop("recipes", []), given.pop("ways", []), **given)
+
+
+def test_every_recipe_can_be_made_at_an_eps_and_keeps_its_proportions():
+    for name in RECIPES:
+        attack = recipe_attack(name, 0.02)
+        assert attack.constraint.eps == 0.02
+        assert norm_of(name) == ("l2" if name.endswith("_l2") else "linf")
+    assert recipe_attack("ifgsm", 0.02).stepper.size == pytest.approx(0.01)
+    assert norm_of("dual") is None
+    assert attackers_of(["pgd_l2"], ["dual"])[1] == "l2"
+
+
+def test_the_median_of_the_least_eps_is_that_of_silent_images():
+    def cell(after, damage):
+        before = torch.tensor([0.0, 0.0, 0.0, 9.0])
+        return Cell(before, torch.tensor(after), torch.tensor(damage), 1.0, torch.zeros(4, 4), torch.zeros(4).long())
+
+    weak = cell([0.0, 5.0, 0.0, 0.0], [0.9, 0.9, 0.1, 0.9])
+    strong = cell([0.0, 0.0, 0.0, 0.0], [0.9, 0.9, 0.1, 0.9])
+    assert median_smallest({0.1: [weak], 0.2: [strong]}) == 0.2
+    assert median_smallest({0.1: [weak]}) is None
+    assert median_smallest({0.1: [weak, strong]}) == 0.1
+    half = cell([0.0, 0.0, 5.0, 5.0], [0.9, 0.1, 0.9, 0.9])
+    alarmed = replace(half, before=torch.tensor([0.0, 0.0, 9.0, 9.0]))
+    assert median_smallest({0.1: [alarmed]}) == 0.1
+
+
+def test_what_makes_an_attacker_a_poor_witness_is_said():
+    row = {"attack": "pgd", "eps": 0.1, "dead_gradients": 0.2, "lost": 3}
+    assert ["20%" in doubts(row)[0], "3 images" in doubts(row)[1]] == [True, True]
+    assert doubts(row | {"dead_gradients": 0.0, "lost": 0}) == []
+
+
+def test_results_are_strict_json(tmp_path):
+    results, _ = attack_results(tmp_path)
+    assert results["kind"] == "attack"
+    assert len(results["pictures"]) == 12
+    assert all(strip["predicted_after"].startswith("data:image/") for strip in results["pictures"])
