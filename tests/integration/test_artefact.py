@@ -304,6 +304,7 @@ def test_a_file_cut_short_is_refused(saved, backbone):
             Monitor.load(saved, backbone)
 
 
+@pytest.mark.slow
 def test_a_changed_byte_is_an_error_or_changes_nothing(monitor, saved, backbone):
     whole, generator = saved.read_bytes(), np.random.default_rng(0)
     header = 8 + int.from_bytes(whole[:8], "little")

@@ -173,6 +173,7 @@ def test_what_readings_cannot_do_is_told(here):
         inlier("score", "m.inlier", "--images", "train.readings", "--why")
 
 
+@pytest.mark.slow
 def test_labelled_anomalies_reach_the_detector_that_learns_from_them(here):
     logistic = ("--detector", "daain(distance=6, blocks=1, head='logistic')", *FIT[2:])
     inlier("fit", "--backbone", "street", "--images", "images/train", "--anomalies", "images/noise", *logistic,

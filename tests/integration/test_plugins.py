@@ -78,6 +78,7 @@ def test_a_plugin_is_listed_with_its_provider_and_paper(place):
     assert any(row.startswith("low_light") and "inlier-nearest-neighbour 0.1.0" in row for row in listed)
 
 
+@pytest.mark.slow
 def test_a_monitor_with_a_plugin_is_fitted_saved_and_scores(place):
     network = ("--backbone", "street", "--images", "images")
     settings = ("--detector", "nearest_neighbour(k=3)", "--false-alarm-rate", "0.05", "--out", "m.inlier")
@@ -105,6 +106,7 @@ def test_the_example_passes_its_own_tests(place):
     assert "5 passed" in place.python("-m", "pytest", *flags, tests, PYTHONDONTWRITEBYTECODE="1").stdout
 
 
+@pytest.mark.slow
 def test_a_bad_plugin_spoils_its_own_name_and_no_other(tmp_path):
     place = Place(tmp_path)
     place.claim("greedy", "inlier.detectors", "mahalanobis", "greedy:make")

@@ -219,6 +219,7 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_images_are_read_once_and_their_readings_kept(folders, monkeypatch):
     detectors = ["mahalanobis", DAAIN, "daain(distance=6, blocks=1)"]
     sweep = made(fit="clean", clean="held", anomalous={"noise": "noise", "dark": {"text": "dark"}},
@@ -289,6 +290,7 @@ sweep.run_sweep(here.made(), "killed")
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_says_what_an_unbroken_one_says(here):
     expected = run_sweep(made(), "unbroken")
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(Path(__file__).parent)], cwd=here, env=os.environ)

@@ -279,6 +279,7 @@ def every_change(manifest):
         yield path, changed(manifest, path, lambda where, name: where.pop(name))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("restored", "at_most_some_memory")
 def test_a_manifest_edited_anywhere_is_refused_or_gives_the_same_scores(saved, backbone, expected, parts):
     manifest, tensors = parts

@@ -156,6 +156,7 @@ class Interrupter:
         sys.settrace(self.before)
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_line_leaves_the_old_monitor_or_the_new_one(tmp_path, monkeypatch):
     monkeypatch.setattr(inlier.files, "PATIENCE", 0.01)  # a lock is left behind in the line before it is given back
     monkeypatch.setattr(os, "fsync", lambda _: None)  # the disk's time is not what this is about
