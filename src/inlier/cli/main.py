@@ -17,6 +17,7 @@ from inlier.cli.doctor import doctor
 from inlier.cli.draw import draw
 from inlier.cli.evaluate import evaluate
 from inlier.cli.fit import fit
+from inlier.cli.harden import harden
 from inlier.cli.listings import backbones, datasets, detectors, perturbations, recipes
 from inlier.cli.miou import miou
 from inlier.cli.perturb import perturb
@@ -59,6 +60,7 @@ for command in (
     uap,
     attack,
     stress,
+    harden,
     miou,
     evaluate,
     compare,

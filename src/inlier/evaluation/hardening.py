@@ -1,0 +1,571 @@
+"""What hardening costs and what it brings: networks of several settings, measured on clean images and under attack.
+
+The cost is in mIoU (accuracy for classifiers, agreement with the original where there are no labels) against the better
+of the original and the control. Settings are chosen on images that nothing is reported on; the chosen network gets
+monitors of its own, one of which takes a random look, and a suite of attackers who know everything but the draws.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from inlier.attacks.engine import Attack
+from inlier.attacks.hardening import Hardening, Pool, blended, fine_tuned
+from inlier.attacks.joint import WAYS, attack_monitor, limit_of
+from inlier.attacks.objectives import Objective, cross_entropy, share_changed
+from inlier.attacks.recipes import pgd
+from inlier.attacks.surrogates import correct_cross_entropy, hinge, segpgd, smooth_count
+from inlier.backbones.base import Backbone
+from inlier.backbones.load import load_backbone
+from inlier.config import from_keywords
+from inlier.datasets.labels import translation
+from inlier.datasets.load import open_images
+from inlier.detectors.random_look import RandomLook
+from inlier.evaluation.gathered import placed
+from inlier.evaluation.metrics import ConfusionMatrix, rate_interval
+from inlier.evaluation.workplace import Workplace
+from inlier.images import Batch, ImageSource, LabelledSource, TensorImages
+from inlier.monitor import Monitor
+from inlier.perturbations.base import to_8_bit
+from inlier.probe import Probe
+from inlier.registry import nearest
+from inlier.types import Images, Progress
+
+__all__ = ["ATTACKERS", "Attacker", "HardeningExperiment", "changed", "quality", "spread", "translated"]
+
+ATTACK_STEPS = 20
+"""Of an attack on a network alone."""
+MONITORS = ("default", "random look")
+SHARES = (0.3, 0.5)
+"""Of the prediction that an attacker must change."""
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """A row of the suite.
+
+    Args:
+        way: of `attacks.joint.WAYS`.
+        loss: what stands for the network's errors.
+        weight: of the monitor, where the way has one.
+    """
+
+    way: str
+    loss: Objective
+    weight: float = 0.1
+
+    @property
+    def knows(self) -> bool:
+        """Whether it knows of the monitor."""
+        return WAYS[self.way].knows
+
+
+ATTACKERS: Mapping[str, Attacker] = {
+    "oblivious, hinge": Attacker("oblivious", hinge()),
+    "oblivious, cross_entropy": Attacker("oblivious", cross_entropy),
+    "oblivious, segpgd": Attacker("oblivious", segpgd),
+    "oblivious, masked": Attacker("oblivious", correct_cross_entropy),
+    "dual, hinge": Attacker("dual", hinge()),
+    "dual, cross_entropy": Attacker("dual", cross_entropy),
+    "dual, count": Attacker("dual", smooth_count()),
+    "dual, segpgd": Attacker("dual", segpgd),
+    "selective, hinge": Attacker("selective", hinge()),
+    "orthogonal, hinge": Attacker("orthogonal", hinge()),
+    "n_plus_one, hinge": Attacker("n_plus_one", hinge()),
+    "weighted 0.1, hinge": Attacker("weighted", hinge(), 0.1),
+    "weighted 1, hinge": Attacker("weighted", hinge(), 1.0),
+    "weighted 10, hinge": Attacker("weighted", hinge(), 10.0),
+}
+"""The white-box suite: network alone, and network and monitor together."""
+
+
+# --- a network alone -------------------------------------------------------------------------------------------------
+
+
+def translated(source: ImageSource, backbone: Backbone) -> Tensor | None:
+    """The network's output for each label of a source that has any."""
+    if not (isinstance(source, LabelledSource) and source.classes):
+        return None
+    return translation(source.classes, backbone.task.classes)
+
+
+@torch.no_grad()
+def quality(
+    backbones: Mapping[str, Backbone], source: ImageSource, *, batch_size: int = 4, progress: Progress | None = None
+) -> dict[str, Any]:
+    """How good networks are on the same images: their mIoU or accuracy, or agreement with the first where there are no
+    labels.
+
+    Returns:
+        `measure` (`miou`, `accuracy` or `agreement`), `images`, and `values` by name, in [0, 1].
+    """
+    first = next(iter(backbones.values()))
+    task, translate, done = first.task, translated(source, first), 0
+    tables = {name: ConfusionMatrix(len(task.classes), task.void) for name in backbones}
+    alike = dict.fromkeys(backbones, 0.0)
+    for batch in source.batches(batch_size):
+        done += len(batch.images)
+        images = batch.images.to(first.mean.device)
+        labels = None if translate is None or batch.labels is None else translate[batch.labels]
+        reference = first.predict(images) if labels is None else labels
+        for name, backbone in backbones.items():
+            predicted = backbone.predict(images)
+            if labels is None:
+                alike[name] += (predicted == reference).flatten(1).double().mean(1).sum().item()
+            else:
+                tables[name].update(predicted, labels)
+        if progress is not None:
+            progress("clean images", done, max(done, len(source)))
+    if translate is None:
+        return {"measure": "agreement", "images": done, "values": {n: v / max(1, done) for n, v in alike.items()}}
+    if task.is_dense:
+        return {"measure": "miou", "images": done, "values": {n: t.mean_iou() for n, t in tables.items()}}
+    return {"measure": "accuracy", "images": done, "values": {n: t.pixel_accuracy() for n, t in tables.items()}}
+
+
+def changed(
+    backbone: Backbone,
+    images: Images,
+    epsilons: Sequence[float],
+    *,
+    steps: int = ATTACK_STEPS,
+    batch_size: int = 4,
+    progress: Callable[[], None] | None = None,
+) -> list[dict[str, float]]:
+    """What PGD on the network alone makes of its predictions, by eps: the worse of two losses, image by image.
+
+    Args:
+        epsilons: radii of Linf balls, in units of [0, 1].
+        progress: called after each batch of each eps.
+
+    Returns:
+        For every eps `eps`, `damage` (the mean share of the prediction that changed) and the shares of images of which
+        at least 30 % and 50 % did.
+    """
+    probe, rows = Probe(backbone), []
+    for eps in epsilons:
+        attack: Attack = replace(pgd(eps, steps=steps), start="clean")
+        worst = []
+        for part in torch.split(images, batch_size):
+            ends = []
+            for loss in (hinge(), cross_entropy):
+                result = attack(probe, part, loss, better=share_changed)
+                with torch.no_grad():
+                    ends.append(result.damage_of(backbone.predict(result.to_8_bit())))
+            worst.append(torch.stack(ends).amax(0).double().cpu())
+            if progress is not None:
+                progress()
+        damage = torch.cat(worst)
+        row = {"eps": eps, "damage": damage.mean().item()}
+        rows.append(row | {f"changed_{q:g}": (damage >= q).double().mean().item() for q in SHARES})
+    return rows
+
+
+# --- the experiment --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network of the frontier: weights `share` of the way from the original's to those of a setting."""
+
+    setting: str
+    share: float
+
+    @property
+    def name(self) -> str:
+        """For tables and files."""
+        return self.setting if self.share == 1 else f"{self.setting}, {100 * self.share:g} % of the way"
+
+
+@dataclass(frozen=True)
+class HardeningExperiment:
+    """Settings of hardening on a frontier, one of them chosen and tried in earnest.
+
+    Args:
+        title: of the page.
+        backbone: what `load_backbone` takes. In all texts `{data}` stands for the folder of data.
+        train: images to fine-tune on and to fit monitors to, as `open_images` takes them.
+        choose: those that the setting is chosen on.
+        test: those that are reported on.
+        settings: tables of `name` and keyword arguments of `Hardening`; `grey_levels` gives its eps in 1/255, and
+            `shares` how far of the way from the original's weights the results lie, several for one fine-tune.
+        grey_levels: radii of the Linf balls of the attackers, in 1/255.
+        most_cost: of mIoU (accuracy, agreement), above which no setting is chosen.
+        false_alarm_rate: nominal, of every monitor.
+        choose_images: so many of `choose` are attacked, spread evenly; the cost is that on all of them.
+        choose_steps: of that attack, on the network alone.
+        test_images: so many of `test` are attacked, spread evenly.
+        attackers: names of `ATTACKERS`; by default all.
+        attack_steps: of each of these.
+        draws: of the random look, over which attackers average at each step.
+        judged: of the random look, over which success is averaged.
+        also: further networks that the suite is run on: `original`, or `control`, the chosen setting's.
+        batch_size: images at a time.
+        seed: of attackers and looks.
+
+    Raises:
+        ValueError, LookupError: settings that cannot be.
+    """
+
+    title: str
+    backbone: str
+    train: str
+    choose: str
+    test: str
+    settings: Sequence[Mapping[str, Any]]
+    grey_levels: Sequence[float] = (1, 2.5, 4)
+    most_cost: float = 0.03
+    false_alarm_rate: float = 0.05
+    choose_images: int = 8
+    choose_steps: int = 20
+    test_images: int = 8
+    attackers: Sequence[str] = ()
+    attack_steps: int = 50
+    draws: int = 2
+    judged: int = 10
+    also: Sequence[str] = ("original", "control")
+    batch_size: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.attackers:
+            if name not in ATTACKERS:
+                raise LookupError(f"No attacker is named '{name}'. {nearest(name, list(ATTACKERS))}")
+        if not self.settings or not self.grey_levels or min(self.grey_levels) <= 0:
+            raise ValueError("Hardening is tried with settings, and with grey_levels above 0")
+        for name in self.also:
+            if name not in ("original", "control"):
+                raise ValueError(f"The suite is also run on 'original' or 'control', not '{name}'")
+        self.recipes()
+
+    def recipes(self) -> dict[str, tuple[Hardening, tuple[float, ...]]]:
+        """By name, how each network is fine-tuned, and the shares of the way.
+
+        Raises:
+            ValueError: a setting without a name, a name twice, or what `Hardening` refuses.
+        """
+        made: dict[str, tuple[Hardening, tuple[float, ...]]] = {}
+        for number, given in enumerate(self.settings, start=1):
+            table = dict(given)
+            name, shares = str(table.pop("name", "")), tuple(table.pop("shares", (1.0,)))
+            if not re.fullmatch(r"[\w .-]+", name) or name in made or name.split()[0] in ("original", "control"):
+                raise ValueError(
+                    f"Setting {number} needs a name of its own, of letters, digits, spaces, dots and dashes, "
+                    f"not '{name}'"
+                )
+            if "grey_levels" in table:
+                table["eps"] = table.pop("grey_levels") / 255
+            if not shares or not all(0 < share <= 1 for share in shares):
+                raise ValueError(f"Setting '{name}' has shares above 0 and up to 1, not {shares}")
+            made[name] = (from_keywords(Hardening, table, f"setting '{name}'"), shares)
+        return made
+
+    def run(
+        self, out: Path, *, data: Path | None = None, command: str = "", progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Carry it out, or go on with it, in the folder `out`; see `Experiment`."""
+        started = time.perf_counter()
+        work = _Work(self, Path(out), data, progress)
+        frontier = work.frontier()
+        chosen = work.choose(frontier)
+        beside = {"original": "original", "control": work.control_of(chosen.setting)}
+        tried = {name: work.tried(name) for name in (*(beside[name] for name in self.also), chosen.name)}
+        tested = work.tested(chosen)
+        return {
+            "title": self.title, "command": command, "config": asdict(self), "inlier": version("inlier"),
+            "measure": tested["measure"], "images": work.counts, "frontier": frontier, "chosen": chosen.name,
+            "tested": tested, "suite": list(work.suite), "tried": tried,
+            "network": work.original.fingerprint(), "threads": torch.get_num_threads(),
+            "seconds": round(time.perf_counter() - started, 1), "notes": work.notes(frontier, chosen),
+        }  # fmt: skip
+
+
+class _Work:
+    """The experiment at work in its folder."""
+
+    def __init__(self, plan: HardeningExperiment, out: Path, data: Path | None, progress: Progress | None) -> None:
+        self.plan, self.progress = plan, progress
+        self.recipes = plan.recipes()
+        self.epsilons = [level / 255 for level in sorted(plan.grey_levels)]
+        self.suite = {name: one for name, one in ATTACKERS.items() if name in (plan.attackers or ATTACKERS)}
+        self.original = load_backbone(placed(plan.backbone, data))
+        # Faster on a CPU; the stubs of Module.to leave the argument out.
+        self.original.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.sources = {
+            part: open_images(placed(text, data))
+            for part, text in (("train", plan.train), ("choose", plan.choose), ("test", plan.test))
+        }
+        self.counts = {part: len(source) for part, source in self.sources.items()}
+        settings = asdict(plan) | {"inlier": version("inlier"), "network": self.original.fingerprint()}
+        self.place = Workplace(out, settings, "a hardening")
+        self.pool: Pool | None = None
+        self.made: dict[str, Backbone] = {"original": self.original}
+
+    # --- networks -----------------------------------------------------------------------------------------------
+
+    def network(self, name: str) -> Backbone:
+        """The original, the control of the chosen setting's kind, a setting's, or one on the way to it."""
+        if name not in self.made:
+            setting, _, way = name.partition(", ")
+            if way:
+                share = float(way.partition(" ")[0]) / 100
+                self.made[name] = blended(self.original, self.network(setting), share)
+            else:
+                how = self.controls[name] if name in self.controls else self.recipes[name][0]
+                self.made[name] = self.tuned(name, how)
+            self.made[name].network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self.made[name]
+
+    def tuned(self, name: str, how: Hardening) -> Backbone:
+        if self.pool is None:
+            source = self.sources["train"]
+            self.pool = Pool.of(
+                self.original, source, translate=translated(source, self.original), progress=self.progress
+            )
+        file = self.place.work / f"{name.replace(' ', '_')}.tuning.safetensors"
+        return fine_tuned(self.original, self.pool, how, work=file, name=f"tuning, {name}", progress=self.progress)[0]
+
+    @property
+    def controls(self) -> dict[str, Hardening]:
+        """By name, the controls, of which settings that differ in their attacker alone share one."""
+        distinct = list(dict.fromkeys(how.control for how, _ in self.recipes.values()))
+        return {f"control {number}" if number else "control": how for number, how in enumerate(distinct)}
+
+    def control_of(self, setting: str) -> str:
+        wanted = self.recipes[setting][0].control
+        return next(name for name, how in self.controls.items() if how == wanted)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        return [Candidate(name, share) for name, (_, shares) in self.recipes.items() for share in shares]
+
+    # --- the frontier -------------------------------------------------------------------------------------------
+
+    def frontier(self) -> list[dict[str, Any]]:
+        """Every network on the images to choose on: what it costs, and what an attack on it alone changes."""
+        some = spread(self.sources["choose"], self.plan.choose_images)
+        rows = []
+        names = ["original", *self.controls, *(candidate.name for candidate in self.candidates)]
+        for name in names:
+            _, row = self.place.part(f"frontier {name}", partial(self.measured, name, some))
+            rows.append(row)
+        values = {row["name"]: row["value"] for row in rows}
+        for row in rows:
+            setting = row["name"].partition(", ")[0]
+            if setting in self.recipes:
+                row["control"] = self.control_of(setting)
+                row["cost"] = max(values["original"], values[row["control"]]) - row["value"]
+        return rows
+
+    def measured(self, name: str, some: Images) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        network = self.network(name)
+        source = self.sources["choose"]
+        unlabelled = translated(source, self.original) is None  # then it is the original that others agree with
+        compared = {"original": self.original} if unlabelled else {}
+        found = quality(compared | {name: network}, source, progress=self.progress)
+        done, parts = 0, -(-len(some) // self.plan.batch_size) * len(self.epsilons)
+
+        def told() -> None:
+            nonlocal done
+            done += 1
+            if self.progress is not None:
+                self.progress(f"attacked, {name}", done, parts)
+
+        rows = changed(
+            network, some, self.epsilons, steps=self.plan.choose_steps, batch_size=self.plan.batch_size, progress=told
+        )
+        return {}, {"name": name, "value": found["values"][name], "attacked": rows}
+
+    def choose(self, frontier: Sequence[Mapping[str, Any]]) -> Candidate:
+        """Among the settings that cost no more than they may, the one of which attacks change least; if none does, the
+        one that costs least."""
+        rows = {row["name"]: row for row in frontier}
+
+        def damage(candidate: Candidate) -> float:
+            return sum(float(row["damage"]) for row in rows[candidate.name]["attacked"])
+
+        cheap = [one for one in self.candidates if rows[one.name]["cost"] <= self.plan.most_cost]
+        if cheap:
+            return min(cheap, key=damage)
+        return min(self.candidates, key=lambda one: float(rows[one.name]["cost"]))
+
+    def tested(self, chosen: Candidate) -> dict[str, Any]:
+        """All networks on the clean images that are reported on."""
+        names = ["original", *self.controls, *(candidate.name for candidate in self.candidates)]
+
+        def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            networks = {name: self.network(name) for name in names}
+            return {}, quality(networks, self.sources["test"], progress=self.progress)
+
+        told = self.place.part("clean test images", make)[1]
+        values = told["values"]
+        costs = {
+            one.name: max(values["original"], values[self.control_of(one.setting)]) - values[one.name]
+            for one in self.candidates
+        }
+        return told | {"costs": costs, "cost": costs[chosen.name], "control": self.control_of(chosen.setting)}
+
+    # --- the suite ----------------------------------------------------------------------------------------------
+
+    def tried(self, name: str) -> dict[str, Any]:
+        """Monitors of a network under the suite: success image by image, over attackers, eps and draws."""
+        images = spread(self.sources["test"], self.plan.test_images)
+        fitted: dict[str, Monitor] = {}
+
+        def monitor_of(kind: str) -> Monitor:
+            if kind not in fitted:
+                fitted[kind] = self.monitor(name, kind)
+            return fitted[kind]
+
+        def strike(one: str, kind: str, eps: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
+            return self.struck(monitor_of(kind), images, one, eps, name), {}
+
+        def judge(kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+            return {}, self.judged(monitor_of(kind), images, attacked, kind)
+
+        attacked: dict[tuple[str, float], tuple[Tensor, Tensor]] = {}
+        for eps in self.epsilons:
+            for kind in MONITORS:
+                for one, attacker in self.suite.items():
+                    if kind != MONITORS[0] and not attacker.knows:
+                        continue  # it is the same for all monitors
+                    label = f"{one}, on {kind}" if attacker.knows else one
+                    part = f"{name} {label} {255 * eps:g}"
+                    tensors, _ = self.place.part(part, partial(strike, one, kind, eps))
+                    attacked[label, eps] = tensors["images"], tensors["damage"]
+        return {
+            "monitors": {kind: self.place.part(f"{name} judged {kind}", partial(judge, kind))[1] for kind in MONITORS}
+        }
+
+    def monitor(self, name: str, kind: str) -> Monitor:
+        """Fitted and calibrated on clean images, of the network as it now is."""
+        network = self.network(name)
+        if kind == "default":
+            made = Monitor(network, seed=self.plan.seed)
+        else:
+            made = Monitor(
+                network, ["mahalanobis(normalise='rms')", "profile", RandomLook(self.plan.seed)], seed=self.plan.seed
+            )
+        made.fit(Unlabelled(self.sources["train"]), progress=self.progress)
+        return made.calibrate(false_alarm_rate=self.plan.false_alarm_rate, progress=self.progress)
+
+    def struck(self, monitor: Monitor, images: Images, name: str, eps: float, network: str) -> dict[str, Tensor]:
+        """What an attacker makes of the images: the images in 8 bit, and the damage."""
+        one = self.suite[name]
+        looks = [detector for detector in monitor.detectors.values() if isinstance(detector, RandomLook)]
+        for look in looks:
+            look.draws = self.plan.draws
+        ends, damage = [], []
+        for start, part in enumerate(torch.split(images, self.plan.batch_size)):
+            made = attack_monitor(
+                monitor, part, eps, way=one.way, loss=one.loss, steps=self.plan.attack_steps, weight=one.weight,
+                seed=self.plan.seed + start,
+            )  # fmt: skip
+            ends.append((made.images * 255).round().byte())
+            damage.append(made.damage.double())
+            if self.progress is not None:
+                done = min(len(images), (start + 1) * self.plan.batch_size)
+                self.progress(f"{network}: {name}, eps {255 * eps:g}/255", done, len(images))
+        for look in looks:
+            look.draws = 1
+        return {"images": torch.cat(ends), "damage": torch.cat(damage)}
+
+    @torch.no_grad()
+    def judged(
+        self, monitor: Monitor, images: Images, attacked: Mapping[tuple[str, float], tuple[Tensor, Tensor]], kind: str
+    ) -> dict[str, Any]:
+        """Success of every attacker and of the worst, image by image, against one monitor; a random one is asked anew
+        for every draw."""
+        draws = self.plan.judged if kind == "random look" else 1
+        limit = limit_of(monitor)
+
+        def scores(pictures: Images) -> Tensor:
+            parts = torch.split(pictures, self.plan.batch_size)
+            return torch.stack([torch.cat([monitor.score(part) for part in parts]) for _ in range(draws)]).double()
+
+        silent = scores(to_8_bit(images)) <= limit
+        evaded: dict[tuple[str, float, float], Bool[Tensor, "draws n"]] = {}
+        rows = []
+        for (label, eps), (pixels, damage) in attacked.items():
+            after = scores(pixels.float() / 255) <= limit
+            row: dict[str, Any] = {"attack": label, "eps": eps, "damage": damage.mean().item()}
+            for share in SHARES:
+                evaded[label, eps, share] = silent & after & (damage >= share)
+                row[f"success_{share:g}"] = over_draws(evaded[label, eps, share], silent)
+            rows.append(row)
+        worst = []
+        for eps in self.epsilons:
+            row = {"eps": eps}
+            for share in SHARES:
+                hits = torch.stack([hit for (_, e, q), hit in evaded.items() if (e, q) == (eps, share)]).any(0)
+                row[f"success_{share:g}"] = over_draws(hits, silent)
+            worst.append(row)
+        clean = torch.cat([monitor.score(batch.images) for batch in self.sources["test"].batches(self.plan.batch_size)])
+        flagged = int((clean.double() > limit).sum())
+        return {
+            "rows": rows, "worst": worst, "passes": monitor.passes,
+            "false_alarms": {
+                "hits": flagged, "images": len(clean), "rate": flagged / len(clean),
+                "interval": list(rate_interval(flagged, len(clean))),
+            },
+        }  # fmt: skip
+
+    def notes(self, frontier: Sequence[Mapping[str, Any]], chosen: Candidate) -> list[str]:
+        cost = next(row["cost"] for row in frontier if row["name"] == chosen.name)
+        notes = []
+        if cost > self.plan.most_cost:
+            notes.append(
+                f"No setting costs at most {100 * self.plan.most_cost:g} points on the images to choose on; the one "
+                "that costs least was taken."
+            )
+        notes.append("The seconds are those of the last run, which may have gone on with an earlier one's work.")
+        return notes
+
+
+class Unlabelled:
+    """A source without its labels, which monitors do not ask for."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batches(self, size: int) -> Any:
+        """Batches of at most `size` images."""
+        for batch in self.source.batches(size):
+            yield Batch(batch.images, batch.names, batch.groups)
+
+
+def spread(source: ImageSource, count: int) -> Images:
+    """So many images, spread evenly.
+
+    Raises:
+        ValueError: they are of several sizes.
+    """
+    total = min(count, len(source))
+    wanted = {number * len(source) // total for number in range(total)}
+    images = [batch.images for number, batch in enumerate(source.batches(1)) if number in wanted]
+    sizes = sorted({tuple(image.shape[1:]) for image in images})
+    if len(sizes) > 1:
+        raise ValueError(f"Images that are attacked together are of one size, not {sizes[:3]}")
+    return TensorImages(torch.cat(images)).images
+
+
+def over_draws(hits: Bool[Tensor, "draws n"], among: Bool[Tensor, "draws n"]) -> dict[str, Any]:
+    """How many of how many: mean over the draws, with the 95 % Clopper-Pearson interval of the rounded counts."""
+    count, of = hits.double().sum(1).mean().item(), among.double().sum(1).mean().item()
+    whole, images = round(count), round(of)
+    interval = list(rate_interval(min(whole, images), images)) if images else [0.0, 1.0]
+    return {"hits": whole, "images": images, "rate": count / of if of else 0.0, "interval": interval}

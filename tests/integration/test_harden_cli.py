@@ -1,0 +1,83 @@
+"""`inlier harden` as a user runs it: weights that load, numbers that add up, and the command that fits a monitor."""
+
+import json
+import shlex
+
+import pytest
+import torch
+from command_line import inlier
+from PIL import Image
+
+from inlier.backbones.load import load_backbone
+from inlier.backbones.street import street_espnet
+from inlier.datasets.scenes.scene import draw
+from inlier.datasets.scenes.worlds import WORLDS
+from inlier.files import read_tensors
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("harden") / "images"
+    folder.mkdir()
+    for number in range(6):
+        Image.fromarray(draw(WORLDS["summer"], number, (32, 64)).image).save(folder / f"a_{number:03}.png")
+    return folder
+
+
+def line(images, out, *more):
+    return [
+        "--threads", 1, "harden", "--backbone", "street", "--images", images, "--out", out, "--eps", "4/255",
+        "--steps", 3, "--tune-batch", 2, "--check-eps", "2/255", "--check-count", 2, *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_it_writes_weights_that_load_tells_cost_and_gain_and_goes_on(images, tmp_path):
+    out = tmp_path / "out"
+    ran = inlier(*line(images, out, "--json", "--check", images))
+    assert ran.code == 0, ran.err
+    told = ran.json
+    assert json.loads((out / "harden.json").read_text()) == told
+    made = load_backbone("inlier.backbones.street:street_espnet", weights=out / "hardened.safetensors")
+    original = street_espnet().network.state_dict()
+    moved = {name for name, tensor in made.network.state_dict().items() if not torch.equal(tensor, original[name])}
+    assert moved
+    assert not any("running" in name for name in moved)
+    assert told["measure"] == "agreement"
+    assert told["values"]["original"] == 1.0
+    assert told["cost"] == 1.0 - told["values"]["hardened"]
+    assert told["checked_on"] == {"images": 6, "attacked": 2, "seen_in_training": False}
+    before, after = (told["attacked"][name][0]["damage"] for name in ("original", "hardened"))
+    assert told["gain"] == [{"eps": 2 / 255, "damage": before - after}]
+    again = inlier(*line(images, out, "--way", 0.5))
+    assert again.code == 0, again.err
+    assert "Cost: " in again.out
+    assert "points of agreement with the original against the original" in again.out
+    halfway, _ = read_tensors(out / "hardened.safetensors")
+    name = "encoder.level1.conv.weight"
+    assert torch.allclose(halfway[name], (made.network.state_dict()[name] + original[name]) / 2, atol=1e-6)
+    refit = shlex.split(again.out.strip().splitlines()[-1])
+    assert refit[:2] == ["inlier", "fit"]
+    fitted = inlier("--threads", 1, *refit[1:], "--detector", "profile", "--false-alarm-rate", 0.2)
+    assert fitted.code == 0, fitted.err
+    assert (out / "monitor.inlier").is_file()
+    refused = inlier(*line(images, out, "--lr", 0.1))
+    assert refused.code == 2
+    assert "lr = 0.0005, and this one has 0.1" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--recipe", "fgms"], "Did you mean 'fgsm'"),
+        (["--eps", "1/255,2/255"], "--eps is one number"),
+        (["--way", 0], "--way is above 0 and up to 1"),
+        (["--consistency", "l1"], "consistency is None or one of kl, jensen_shannon"),
+        (["--layers", "nothing*"], "No parameter's name matches 'nothing*'"),
+    ],
+)
+def test_what_cannot_be_is_refused(images, tmp_path, more, said):
+    ran = inlier(*line(images, tmp_path / "out", *more))
+    assert ran.code == 2
+    assert said in ran.err
+    assert not (tmp_path / "out" / "hardened.safetensors").exists()

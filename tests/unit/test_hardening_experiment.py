@@ -1,0 +1,185 @@
+"""The experiment in hardening, small: what it chooses, counts and draws, and that it goes on."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from toy_segmentation import NAMES, scenes, segmenter
+
+from inlier.backbones.base import Backbone
+from inlier.detectors.random_look import Moved, RandomLook
+from inlier.errors import Mismatch
+from inlier.evaluation import hardening
+from inlier.evaluation.hardening import ATTACKERS, HardeningExperiment
+from inlier.monitor import Monitor
+from inlier.report.document import document_html, document_text
+from inlier.report.hardening_page import hardening_page
+
+SETTINGS = (
+    {"name": "weak", "grey_levels": 4, "steps": 3, "batch_size": 4, "lr": 1e-3},
+    {"name": "strong", "grey_levels": 12, "steps": 6, "batch_size": 4, "lr": 3e-2, "shares": (0.5, 1.0)},
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Images and label maps; in place of the truth, what the network says, with one row of void."""
+    root = tmp_path_factory.mktemp("hardening")
+    network = segmenter()
+    for seed, (part, count) in enumerate({"train": 30, "val": 4, "test": 5}.items()):
+        images = (scenes(count, seed) * 255).round()
+        labels = network.predict(images / 255).byte()
+        labels[:, 0] = 3
+        for folder, arrays in ((root / part, images.byte().permute(0, 2, 3, 1)), (root / f"{part}annot", labels)):
+            folder.mkdir()
+            for number, array in enumerate(arrays):
+                Image.fromarray(array.numpy()).save(folder / f"a_{number:03}.png")
+    return root
+
+
+def experiment(root, **more):
+    given = {
+        "title": "Toys", "backbone": "toy", "train": "toy:{data}/train", "choose": "toy:{data}/val",
+        "test": "toy:{data}/test", "settings": SETTINGS, "grey_levels": (20,), "choose_images": 2, "choose_steps": 2,
+        "test_images": 3, "attackers": ("oblivious, hinge", "dual, hinge"), "attack_steps": 2, "judged": 3,
+        "false_alarm_rate": 0.1, "also": (), "most_cost": 1.0,
+    }  # fmt: skip
+    return HardeningExperiment(**(given | more))
+
+
+@pytest.fixture(scope="module")
+def opened():
+    """A network and a layout that are in no table."""
+    from inlier.datasets.folder import ImageFolder
+    from inlier.datasets.labels import LabelFolder
+
+    def images(text):
+        folder = text.removeprefix("toy:")
+        return ImageFolder(folder, labels=LabelFolder(f"{folder}annot", NAMES))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardening, "load_backbone", lambda text: segmenter())
+        patch.setattr(hardening, "open_images", images)
+        yield
+
+
+@pytest.fixture(scope="module")
+def ran(folders, opened, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "toys"
+    return out, experiment(folders).run(out, data=folders, command="inlier evaluate toys.toml")
+
+
+def test_costs_are_against_the_better_of_original_and_control(ran):
+    _, results = ran
+    rows = {row["name"]: row for row in results["frontier"]}
+    assert list(rows) == ["original", "control", "control 1", "weak", "strong, 50 % of the way", "strong"]
+    assert rows["original"]["value"] == pytest.approx(1.0)
+    for name, control in (("weak", "control"), ("strong", "control 1"), ("strong, 50 % of the way", "control 1")):
+        assert rows[name]["control"] == control
+        best = max(rows["original"]["value"], rows[control]["value"])
+        assert rows[name]["cost"] == pytest.approx(best - rows[name]["value"])
+    assert results["tested"]["cost"] == results["tested"]["costs"][results["chosen"]]
+
+
+def test_the_setting_of_which_attacks_change_least_is_chosen_among_those_that_are_cheap_enough(ran, folders, opened):
+    _, results = ran
+    damage = {row["name"]: sum(each["damage"] for each in row["attacked"]) for row in results["frontier"]}
+    cheap = [name for name in damage if name.startswith(("weak", "strong"))]
+    assert results["chosen"] == min(cheap, key=damage.get)
+    costs = {row["name"]: row["cost"] for row in results["frontier"] if "cost" in row}
+    work = hardening._Work(experiment(folders, most_cost=-1.0), ran[0].parent / "other", folders, None)
+    assert work.choose(results["frontier"]).name == min(costs, key=costs.get)
+
+
+def test_success_is_the_worst_of_the_attackers_and_of_what_others_made(ran):
+    _, results = ran
+    for tried in results["tried"].values():
+        for found in tried["monitors"].values():
+            assert {row["attack"] for row in found["rows"]} == {
+                "oblivious, hinge", "dual, hinge, on default", "dual, hinge, on random look"
+            }  # fmt: skip
+            for worst in found["worst"]:
+                rows = [row for row in found["rows"] if row["eps"] == worst["eps"]]
+                for key in ("success_0.3", "success_0.5"):
+                    assert worst[key]["rate"] >= max(row[key]["rate"] for row in rows) - 1e-9
+                    assert worst[key]["rate"] <= sum(row[key]["rate"] for row in rows) + 1e-9
+            assert found["false_alarms"]["images"] == 5
+
+
+def test_it_goes_on_with_what_is_done_and_refuses_other_settings(ran, folders, opened, monkeypatch):
+    out, results = ran
+    for name in ("fine_tuned", "attack_monitor", "changed"):
+        monkeypatch.setattr(hardening, name, None)
+    again = experiment(folders).run(out, data=folders, command="inlier evaluate toys.toml")
+    assert {**again, "seconds": 0} == {**results, "seconds": 0}
+    with pytest.raises(Mismatch, match="attack_steps = 2, and this one has 4"):
+        experiment(folders, attack_steps=4).run(out, data=folders)
+
+
+def test_the_page_says_what_was_chosen_and_shows_every_network(ran):
+    results = json.loads(json.dumps(ran[1] | {"kind": "hardening"}))
+    document = hardening_page(results)
+    page, text = document_html(document), document_text(document)
+    assert results["chosen"] in page
+    assert f"{100 * results['tested']['cost']:.1f} points" in document.verdict
+    for row in results["frontier"]:
+        assert row["name"] in text
+    assert page.count("<svg") >= 3
+    assert "at eps 20/255" in document.verdict
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"attackers": ("dual, hing",)}, "Did you mean 'dual, hinge'"),
+        ({"settings": ()}, "is tried with settings"),
+        ({"settings": ({"name": "a/b"},)}, "needs a name of its own"),
+        ({"settings": ({"name": "a", "shares": (0.0,)},)}, "shares above 0"),
+        ({"settings": ({"name": "a", "stepz": 3},)}, "no setting 'stepz'. Did you mean 'steps'"),
+        ({"also": ("weak",)}, "'original' or 'control'"),
+    ],
+)
+def test_an_experiment_that_cannot_be_is_refused(folders, more, said):
+    with pytest.raises((ValueError, LookupError), match=said):
+        experiment(folders, **more)
+
+
+def test_every_way_of_the_suite_is_one_of_the_table():
+    assert (
+        len({(one.way, getattr(one.loss, "__name__", str(one.loss)), one.weight) for one in ATTACKERS.values()}) == 14
+    )
+    assert {name for name, one in ATTACKERS.items() if not one.knows} == {
+        "oblivious, hinge", "oblivious, cross_entropy", "oblivious, segpgd", "oblivious, masked"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("look", [Moved(), Moved(mirrored=True), Moved(0.9, 0.05, -0.04, True), Moved(1.1, 0.02, 0.03)])
+def test_a_moved_image_is_moved_back(look):
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 60), indexing="ij")
+    smooth = torch.stack([rows, columns, (rows + columns) / 2])[None]
+    back = look.back(look.images(smooth))
+    inside = (..., slice(6, -6), slice(8, -8))
+    assert torch.allclose(back[inside], smooth[inside], atol=0.01)
+    if look == Moved():
+        assert torch.allclose(look.images(smooth), smooth, atol=1e-5)
+    else:
+        assert (look.images(smooth) - smooth).abs().max() > 0.02
+    assert look.back(torch.ones(2, 3)).equal(torch.ones(2, 3))
+
+
+def test_a_random_look_is_another_one_each_time_and_more_draws_differ_less():
+    backbone: Backbone = segmenter()
+    monitor = Monitor(backbone, ["mahalanobis", RandomLook(0)], seed=0).fit(scenes(20, 1))
+    monitor.calibrate(false_alarm_rate=0.1)
+    images = scenes(4, 5)
+    look = next(each for each in monitor.detectors.values() if isinstance(each, RandomLook))
+
+    def spread(draws):
+        look.draws = draws
+        with torch.no_grad():
+            return torch.stack([monitor.scores(images)["random_look"] for _ in range(8)]).std(0).mean()
+
+    once, often = spread(1), spread(8)
+    assert once > 0
+    assert often < 0.7 * once
