@@ -100,8 +100,8 @@ def verdict(results: Mapping[str, Any], measure: str) -> str:
         found = row["success_0.3"]
         word = "broken" if found["rate"] >= 0.5 else "not broken by this suite"
         told.append(
-            f"With monitor and random look, {found['hits']} of {found['images']} images get past {len(results['suite'])} "
-            f"attackers with 30 % changed at eps {grey(row['eps'])} ({word}){goal(row)}."
+            f"With monitor and random look, {found['hits']} of {found['images']} images get past "
+            f"{len(results['suite'])} attackers with 30 % changed at eps {grey(row['eps'])} ({word}){goal(row)}."
         )
     return " ".join(told)
 
@@ -115,7 +115,7 @@ def goal(row: Mapping[str, Any]) -> str:
             told = f", wanted at most {100 * most:.0f} %: "
             if found["rate"] > most:
                 return f"{told}missed"
-            return f"{told}met" if high <= most else f"{told}open, since up to {100 * high:.0f} % are within its interval"
+            return told + ("met" if high <= most else f"open, since its interval goes up to {100 * high:.0f} %")
     return ""
 
 
