@@ -109,7 +109,7 @@ def verdict(results: Mapping[str, Any], measure: str) -> str:
 def goal(row: Mapping[str, Any]) -> str:
     """Against what was wanted; met only if the whole interval says so, since the images are few."""
     for level, key, most in GOALS:
-        if math.isclose(255 * row["eps"], level):
+        if math.isclose(255 * row["eps"], level, rel_tol=1e-4):  # results have six digits
             found = row[f"success_{key}"]
             high = found["interval"][1]
             told = f", wanted at most {100 * most:.0f} %: "
@@ -120,7 +120,7 @@ def goal(row: Mapping[str, Any]) -> str:
 
 
 def grey(eps: float) -> str:
-    return f"{255 * eps:g}/255"
+    return f"{255 * eps:.4g}/255"
 
 
 def setting_of(name: str) -> str:
@@ -203,7 +203,7 @@ def success_plots(results: Mapping[str, Any]) -> Iterator[Plot]:
         for n, (name, tried) in enumerate(results["tried"].items()):
             rows = tried["monitors"][monitor]["worst"]
             dots = [
-                Point(255 * row["eps"], row["success_0.3"]["rate"], *row["success_0.3"]["interval"]) for row in rows
+                Point(round(255 * row["eps"], 3), row["success_0.3"]["rate"], *row["success_0.3"]["interval"]) for row in rows
             ]
             drawn.append(Line(name, dots, n, dots=True))
         last = max(point.x for line in drawn for point in line.points)
