@@ -203,7 +203,8 @@ def success_plots(results: Mapping[str, Any]) -> Iterator[Plot]:
         for n, (name, tried) in enumerate(results["tried"].items()):
             rows = tried["monitors"][monitor]["worst"]
             dots = [
-                Point(round(255 * row["eps"], 3), row["success_0.3"]["rate"], *row["success_0.3"]["interval"]) for row in rows
+                Point(round(255 * row["eps"], 3), row["success_0.3"]["rate"], *row["success_0.3"]["interval"])
+                for row in rows
             ]
             drawn.append(Line(name, dots, n, dots=True))
         last = max(point.x for line in drawn for point in line.points)
