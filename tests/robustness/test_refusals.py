@@ -32,6 +32,7 @@ def places(scenes, monitors, tmp_path):
 
 FIT = "fit --backbone street --images {images} --out {out}"
 STRESS = "stress {bands} --backbone street --images {images} --out {out} --count 1"
+ATTACK = "attack {bands} --backbone street --images {images} --out {out} --count 1 --eps 2/255"
 SCORE = "score {monitor} --backbone street --images"
 REFUSED = [
     # images
@@ -77,6 +78,10 @@ REFUSED = [
     (f"{STRESS} --budget smok", "Did you mean 'smoke'"),
     (f"{STRESS} --control {{half}}", "half.inlier' is not a whole"),
     (f"{STRESS} --false-alarm-rate 0.01", "needs at least 99"),
+    # a monitor attacked
+    (f"{ATTACK} --way dual --false-alarm-rate 0.01", "needs at least 99"),
+    (f"{ATTACK} --way duel", "Did you mean 'dual'"),
+    (f"{ATTACK} --recipe pgdd", "No recipe named 'pgdd'"),
     # the parser's own
     ("scroe {monitor}", "score"),
     ("score {monitor} --backbon street --images {images}", "--backbone"),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from inlier.attacks.asking import QUERIES
-from inlier.attacks.joint import DEAD, WAYS
+from inlier.attacks.joint import DEAD, WAYS, limit_of
 from inlier.attacks.recipes import RECIPES
 from inlier.evaluation.assaults import (
     ALIASES,
@@ -156,7 +156,8 @@ class AttackRun:
             "size": list(subjects.images.shape[1:]), "surface": SURFACE, "pixels": digest(subjects.images),
             "network": monitor.backbone.fingerprint(),
         }  # fmt: skip
-        place = Workplace(out, self.settings | {"limit": self.limits.get(rate or 0.0)}, "an attack", "work/attack.json")
+        limit = limit_of(monitor, rate)  # a rate that cannot be is refused before anything is written
+        place = Workplace(out, self.settings | {"limit": limit}, "an attack", "work/attack.json")
         self.at_work = Assaults(
             monitor, subjects, place, rate=rate, norm=norm, shown=SHOWN, keep=keep, batch_size=batch_size, seed=seed,
             progress=progress,

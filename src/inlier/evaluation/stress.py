@@ -21,7 +21,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from inlier.attacks.asking import QUERIES
-from inlier.attacks.joint import DEAD
+from inlier.attacks.joint import DEAD, limit_of
 from inlier.evaluation.assaults import (
     SHARES,
     SURFACE,
@@ -168,9 +168,8 @@ class Stress:
             "goal": "30 % and 50 % of the prediction changed and no alarm" if monitor.backbone.task.is_dense
                     else "the class changed and no alarm",
         }  # fmt: skip
-        place = Workplace(
-            out, self.settings | {"limit": self.limits.get(rate or 0.0)}, "a stress test", "work/stress.json"
-        )
+        limit = limit_of(monitor, rate)  # a rate that cannot be is refused before anything is written
+        place = Workplace(out, self.settings | {"limit": limit}, "a stress test", "work/stress.json")
         self.at_work = Assaults(
             monitor, subjects, place, rate=rate, keep=keep, batch_size=batch_size, seed=seed, progress=progress
         )
