@@ -15,7 +15,8 @@ from torch import Tensor
 
 from inlier.types import Images, LabelMaps
 
-__all__ = ["Batch", "ImageSource", "LabelledSource", "TensorImages", "as_source", "check_channels", "check_images"]
+__all__ = ["Batch", "ImageSource", "LabelledSource", "TensorImages", "as_source", "check_channels", "check_images",
+           "evenly"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -152,3 +153,12 @@ def check_channels(images: Tensor, channels: int) -> None:
     """
     if images.shape[1] != channels:  # one channel would be spread over the three of a mean
         raise ValueError(f"The backbone expects images of {channels} channels, and {images.shape[1]} came")
+
+
+def evenly(count: int, most: int | None) -> list[int]:
+    """At most so many places out of `count`, spread evenly; None for all of them.
+
+    >>> evenly(10, 4)
+    [0, 2, 5, 7]
+    """
+    return list(range(count)) if most is None or most >= count else [i * count // most for i in range(most)]

@@ -1,17 +1,15 @@
 """The pages of attacks and of stress tests: whole, and saying what the results say."""
 
 import re
-from html.parser import HTMLParser
 
 import pytest
 from attacked import attack_results, stress_results
+from checked_page import Checker
 
 from inlier.evaluation.results_file import write_results
 from inlier.report.document import document_html, document_text
 from inlier.report.documents import DOCUMENTS
 from inlier.report.folder import read_results, write_report
-
-VOID = {"meta", "img", "br", "line", "circle", "polyline", "link", "path", "rect"}
 
 
 @pytest.fixture(scope="module")
@@ -20,28 +18,10 @@ def results(tmp_path_factory):
     return {"attack": attack_results(folder / "attack")[0], "stress": stress_results(folder / "stress", budget="smoke")}
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.ids, self.links = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.ids += [found["id"]] if "id" in found else []
-        self.links += [found["href"]] if tag == "a" else []
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-
 @pytest.mark.parametrize("kind", ["attack", "stress"])
 def test_a_page_is_whole_and_is_written_again_from_its_results(results, tmp_path, kind):
     text = document_html(DOCUMENTS[kind](results[kind]))
-    page = Page(text)
+    page = Checker(text)
     assert page.open == []
     assert len(set(page.ids)) == len(page.ids)
     assert {link.removeprefix("#") for link in page.links} <= set(page.ids)

@@ -93,8 +93,8 @@ def test_a_ball_is_no_weaker_than_the_path_and_rounding_is_seen(ran):
 
 def test_what_is_done_is_not_done_again_and_gives_the_same(ran, data, monkeypatch):
     out, results = ran
-    for name in ("Attack", "attack_monitor", "scores_of"):
-        monkeypatch.setattr(f"inlier.evaluation.curves.{name}", None)
+    for name in ("curves.Attack", "curves.attack_monitor", "curves.scores_of", "guarded.scores_of"):
+        monkeypatch.setattr(f"inlier.evaluation.{name}", None)
     again = without_nan(from_keywords(Curves, SETTINGS, "toy").run(out, data=data))
     for told in ("rows", "curves", "balls", "monitors", "gates", "images", "notes"):
         assert json.loads(json.dumps(again[told])) == results[told]

@@ -2,18 +2,17 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
+from checked_page import Checker
 
 from inlier.evaluation.results import CleanRow, Picture, Results, TrialRow
 from inlier.report.markup import percent
 from inlier.report.page import Axis, data_url, heated, label, page, strips, write_page
 
 COLUMNS = ("monitor", "mahalanobis", "max_softmax")
-VOID = {"meta", "br", "img", "line", "circle"}
 
 
 def picture(changed=0.5, flagged=True):
@@ -47,32 +46,6 @@ def results():
     )  # fmt: skip
 
 
-class Checker(HTMLParser):
-    """Fails where a tag is closed that is not the last one opened, and keeps attributes and text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.attributes, self.text, self.tags = [], [], "", set()
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text += data
-
-
 def text_of(results):
     return re.sub(r"\s+", " ", Checker(page(results)).text)
 
@@ -84,7 +57,7 @@ def test_every_tag_is_closed_in_its_turn(results):
 def test_the_page_asks_for_nothing_from_outside(results):
     html = page(results)
     checked = Checker(html)
-    assert not checked.tags & {"script", "link", "iframe", "object", "base"}
+    assert not set(checked.tags) & {"script", "link", "iframe", "object", "base"}
     sources = [value for _, name, value in checked.attributes if name in ("src", "href", "srcset")]
     assert sources
     assert all(value.startswith("data:image/webp;base64,") for value in sources)

@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 import typer
@@ -18,35 +17,6 @@ from inlier.report.folder import read_results, without_images, write_report
 
 RESULTS = made_up()
 PLAIN = made_up(pictures=False)
-VOID = {"meta", "br", "img"}
-
-
-class Checker(HTMLParser):
-    """Fails where a tag is closed that is not the last one opened, and keeps attributes and text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.attributes, self.tags, self.said = [], [], [], []
-        self.feed(text)
-        self.close()
-        self.text = "".join(self.said)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.said.append(data)
 
 
 @pytest.fixture

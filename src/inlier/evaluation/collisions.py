@@ -9,15 +9,12 @@ came of it.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,25 +23,15 @@ from inlier.attacks.collisions import Start, collide, collision, mape, start_ima
 from inlier.attacks.objectives import Context, Objective, most_likely
 from inlier.attacks.steppers import Cosine
 from inlier.backbones.base import Backbone, Classification
-from inlier.backbones.load import load_backbone
 from inlier.config import from_keywords
 from inlier.errors import Mismatch
-from inlier.evaluation.gathered import Source, gather_images, placed
-from inlier.evaluation.guards import (
-    Guard,
-    NetworkPlan,
-    Pictures,
-    evenly,
-    guards_of,
-    networks_of,
-    plans_of,
-    pool_of,
-    scores_of,
-)
+from inlier.evaluation.gathered import Source, gather_images
+from inlier.evaluation.guarded import Guarded, GuardedWork
+from inlier.evaluation.guards import Guard, NetworkPlan, networks_of, scores_of
 from inlier.evaluation.intervals import auroc_interval
 from inlier.evaluation.measure import share
-from inlier.evaluation.pictures import photograph
-from inlier.evaluation.workplace import Workplace
+from inlier.evaluation.pictures import enlarged, photograph
+from inlier.images import evenly
 from inlier.observation import Observation
 from inlier.perturbations.base import to_8_bit
 from inlier.probe import Probe
@@ -134,67 +121,45 @@ class Layer:
         return torch.stack(each).mean(0)
 
 
-@dataclass(frozen=True)
-class Collisions:
-    """The settings of an experiment of the kind `collisions`.
+@dataclass(frozen=True, kw_only=True)
+class Collisions(Guarded):
+    """The settings of an experiment of the kind `collisions`: those of `Guarded`, and these.
+
+    Each network says its bottleneck; `images` clean images are collided with, by every start.
 
     Args:
-        networks: tables, see `NetworkPlan`; each says its bottleneck.
-        monitors: tables, see `GuardPlan`; each guards each network.
-        fit: clean images that the monitors learn from. In all texts `{data}` stands for the folder of data.
-        clean: clean images that nothing is fitted to; some of them are collided with.
         starts: tables, see `StartPlan`.
-        title: of the report.
-        size: (h, w) that all images are resized to.
-        fit_images, held_out, reference, rate: as in `Curves`.
-        images: how many clean images each start is made to collide with.
         layers: which of `LAYERS`.
         l2: eps as the paper has it, for its 224 x 224 x 3 images: for d values it becomes eps sqrt(d / 150528).
         linf: eps in grey levels of 255.
         steps, optimiser: of `collide`; moves shrink along a cosine here, and plain steps are twice as long at first.
             The paper has Adamax, which moves all values alike and so comes less near in a ball that is tight.
-        batch_size, device, seed: images a pass, where it is made, and of the random starts.
 
     Raises:
         ValueError, LookupError: settings that cannot be.
     """
 
-    networks: Sequence[Mapping[str, Any]]
-    monitors: Sequence[Mapping[str, Any]]
-    fit: Source
-    clean: Source
     starts: Sequence[Mapping[str, Any]]
     title: str = "Collisions"
-    size: Sequence[int] | None = None
-    fit_images: int | None = None
-    held_out: int = 0
-    reference: int = 100
-    images: int = 8
-    rate: float = 0.05
     layers: Sequence[str] = ("bottleneck", "logits", "all", "key")
     l2: Sequence[float] = (1.0, 5.0)
     linf: Sequence[float] = ()
     steps: int = 200
     optimiser: Literal["adamax", "pgd"] = "pgd"
-    batch_size: int = 16
-    device: str = "cpu"
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for plan in networks_of(self.networks):
             if not plan.bottleneck:
                 raise ValueError(
                     f"Network '{plan.name}' needs a bottleneck, the tap of its features: see `inlier taps`"
                 )
             self.layers_of(plan)
-        plans_of(self.monitors)
         names = [plan.name for plan in self.plans()]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"Starts need names of their own: give tables [[starts]]; got {names}")
-        if min(self.images, self.reference, self.steps) < 1 or not (*self.l2, *self.linf):
-            raise ValueError("Collisions need images, reference and steps above 0, and an eps in l2 or linf")
-        if min((*self.l2, *self.linf)) <= 0 or not 0 < self.rate < 1:
-            raise ValueError("Every eps is above 0, and the rate a false-alarm rate above 0 and below 1")
+        if self.steps < 1 or not (*self.l2, *self.linf) or min((*self.l2, *self.linf)) <= 0:
+            raise ValueError("Collisions need steps above 0, and an eps in l2 or linf, each above 0")
 
     def plans(self) -> list[StartPlan]:
         """The starts."""
@@ -222,21 +187,11 @@ class Collisions:
         return Work(self, out, data, progress).results(command)
 
 
-class Work:
+class Work(GuardedWork[Collisions]):
     """An experiment at work, in its folder."""
 
     def __init__(self, told: Collisions, out: Path, data: Path | None, progress: Progress | None) -> None:
-        self.told, self.progress = told, progress
-        self.start = time.perf_counter()
-        self.notes: list[str] = []
-        self.networks = [(plan, load_backbone(placed(plan.backbone, data))) for plan in networks_of(told.networks)]
-        settings = asdict(told) | {
-            "inlier": version("inlier"), "prints": [backbone.fingerprint() for _, backbone in self.networks],
-        }  # fmt: skip
-        self.place = Workplace(out, settings, "an experiment with collisions")
-        size = None if told.size is None else (int(told.size[0]), int(told.size[1]))
-        self.pool = pool_of(told.clean, data, told.held_out, told.reference, size)
-        self.fit = Pictures.of(gather_images(told.fit, data, most=told.fit_images, size=size))
+        super().__init__(told, out, data, "an experiment with collisions", progress)
         reference = self.pool.reference
         self.targets = reference.some(evenly(len(reference), told.images))
         self.height, self.width = reference.images.shape[2:]
@@ -263,11 +218,7 @@ class Work:
                                   "strips")
         }  # fmt: skip
         for plan, backbone in self.networks:
-            guards = guards_of(
-                self.place, plan.name, backbone, plans_of(told.monitors), self.fit, self.pool.held_out,
-                rate=told.rate, batch_size=told.batch_size, device=told.device, notes=self.notes,
-                progress=self.progress,
-            )  # fmt: skip
+            guards = self.guards(plan, backbone)
             layers = self.layers(plan, backbone, guards)
             found["networks"].append({
                 "name": plan.name, "label": plan.label or plan.name, "bottleneck": plan.bottleneck,
@@ -276,13 +227,9 @@ class Work:
             })  # fmt: skip
             self.collided(plan, guards, layers, found)
         return {
-            "title": told.title, "command": command, "config": asdict(told), "notes": self.notes,
-            "size": list(self.targets.images.shape[1:]), "values": self.values, "targets": len(self.targets),
-            "reference": len(self.pool.reference),
-            "held_out": 0 if self.pool.held_out is None else len(self.pool.held_out), "fitted_to": len(self.fit),
+            **self.told_of_all(command), "values": self.values, "targets": len(self.targets),
             "starts": [{"name": plan.name, "label": plan.label or plan.name} for plan in told.plans()],
             "balls": told.balls(self.values), **found, "gates": gates(found, null_space()),
-            "seconds": round(time.perf_counter() - self.start, 1),
         }  # fmt: skip
 
     def layers(self, plan: NetworkPlan, backbone: Backbone, guards: Sequence[Guard]) -> dict[str, Layer]:
@@ -346,7 +293,7 @@ class Work:
                 **who, "start": name, "images": count,
                 "mape": {layer: tensors[f"mape {layer}"][part].median().item() for layer in layers},
                 "least": own.min().item(), "most": own.max().item(), "before": start.median().item(),
-                        "unrounded": tensors["unrounded"][part].median().item(),
+                "unrounded": tensors["unrounded"][part].median().item(),
                 "same": tensors["same"][part].mean().item(),
                 "changed": tensors["changed"][part].max().item(),
             })  # fmt: skip
@@ -367,19 +314,10 @@ class Work:
             "start": {name: before["read"][n].tolist() for n, name in enumerate(self.starts)},
         })  # fmt: skip
         pictures = tensors["pictures"].float() / 255
-        views = {name: photograph(enlarged(pictures[n]), SHOWN) for n, name in enumerate(self.starts)}
+        views = {name: photograph(enlarged(pictures[n], SHOWN), SHOWN) for n, name in enumerate(self.starts)}
         found["strips"].append({
-            **who, "target": photograph(enlarged(self.targets.images[0]), SHOWN), "collisions": views,
+            **who, "target": photograph(enlarged(self.targets.images[0], SHOWN), SHOWN), "collisions": views,
         })  # fmt: skip
-
-    def clean_scores(self, plan: NetworkPlan, guard: Guard) -> Scores:
-        """Of the clean images."""
-        images = self.pool.reference.images
-        tensors, _ = self.place.part(
-            f"{plan.name} {guard.name} reference",
-            lambda: ({"scores": scores_of(guard, images, self.told.batch_size)}, {}),
-        )
-        return tensors["scores"]
 
     def untouched(self, plan: NetworkPlan, guards: Sequence[Guard], layers: Mapping[str, Layer]) -> dict[str, Tensor]:
         """Scores of the starts and of the targets as they are, and how far apart their features are."""
@@ -508,12 +446,6 @@ def one_auroc(clean: Float[Tensor, " m"], scores: Float[Tensor, " n"]) -> dict[s
     """AUROC against clean images, with its interval."""
     found = auroc_interval(clean, scores)
     return {"auroc": found.value, "auroc_interval": [found.low, found.high]}
-
-
-def enlarged(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c H W"]:
-    """So many times as large that it can be seen, pixel by pixel."""
-    times = max(1, -(-SHOWN // image.shape[2]))
-    return F.interpolate(image[None], scale_factor=times, mode="nearest")[0]
 
 
 def null_space(size: int = 8, features: int = 16, steps: int = 400, seed: int = 0) -> dict[str, float]:

@@ -9,17 +9,14 @@ that nobody attacked. Anomalies are pushed down, to hide them, and clean images 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -29,25 +26,15 @@ from inlier.attacks.engine import Attack
 from inlier.attacks.joint import attack_monitor
 from inlier.attacks.objectives import alarm, evasion
 from inlier.attacks.steppers import SignStep
-from inlier.backbones.load import load_backbone
 from inlier.config import from_keywords
-from inlier.evaluation.gathered import Source, gather_images, placed
-from inlier.evaluation.guards import (
-    Guard,
-    NetworkPlan,
-    Pictures,
-    evenly,
-    guards_of,
-    networks_of,
-    plans_of,
-    pool_of,
-    scores_of,
-)
+from inlier.evaluation.gathered import Source, gather_images
+from inlier.evaluation.guarded import Guarded, GuardedWork
+from inlier.evaluation.guards import Guard, NetworkPlan, Pictures, scores_of
 from inlier.evaluation.intervals import median_interval
 from inlier.evaluation.measure import share
-from inlier.evaluation.pictures import difference_picture, photograph
+from inlier.evaluation.pictures import difference_picture, enlarged, photograph
 from inlier.evaluation.walks import Direction, Walk, area, bands, loss, passed
-from inlier.evaluation.workplace import Workplace
+from inlier.images import evenly
 from inlier.perturbations.base import to_8_bit
 from inlier.types import Images, Progress, Scores
 
@@ -83,66 +70,40 @@ class AnomalyPlan:
     label: str = ""
 
 
-@dataclass(frozen=True)
-class Curves:
-    """The settings of an experiment of the kind `curves`.
+@dataclass(frozen=True, kw_only=True)
+class Curves(Guarded):
+    """The settings of an experiment of the kind `curves`: those of `Guarded`, and these.
 
     Args:
-        networks: tables, see `NetworkPlan`.
-        monitors: tables, see `GuardPlan`; each guards each network.
-        fit: clean images that the monitors learn from. In all texts `{data}` stands for the folder of data.
-        clean: clean images that nothing is fitted to.
         anomalies: tables, see `AnomalyPlan`.
-        title: of the report.
-        size: (h, w) that all images are resized to.
-        fit_images: how many to learn from at most.
-        held_out: how many of the clean images the monitors are calibrated with; with 0 the images of the fit are
-            cross-fitted. A network is surer of images that it was trained on, so calibrate with others.
-        reference: how many further clean images stand for what is clean.
-        images: how many of each set are attacked.
-        rate: the nominal false-alarm rate.
         step_size, steps: of the attack; the paper's by default.
         epsilons: in grey levels of 255: radii of Linf balls in which the attack is run again, each starting where the
             last one ended, on images rounded to 8 bit.
         warm_steps: of each of these.
-        batch_size, device, seed: images a pass, where it is made, and of the noise.
 
     Raises:
         ValueError, LookupError: settings that cannot be.
     """
 
-    networks: Sequence[Mapping[str, Any]]
-    monitors: Sequence[Mapping[str, Any]]
-    fit: Source
-    clean: Source
     anomalies: Sequence[Mapping[str, Any]]
     title: str = "Robustness curves"
-    size: Sequence[int] | None = None
-    fit_images: int | None = None
-    held_out: int = 0
     reference: int = 200
     images: int = 32
-    rate: float = 0.05
     step_size: float = 3e-4
     steps: int = 30
     epsilons: Sequence[float] = (1.0, 2.0, 4.0)
     warm_steps: int = 8
     batch_size: int = 32
-    device: str = "cpu"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        networks_of(self.networks)
-        plans_of(self.monitors)
+        super().__post_init__()
         names = [plan.name for plan in self.sets()]
         if not names or CLEAN in names or len(set(names)) < len(names):
             raise ValueError(f"Anomalies need names of their own, none of them '{CLEAN}'; got {names}")
-        if min(self.images, self.reference, self.steps, self.warm_steps) < 1 or self.step_size <= 0:
-            raise ValueError("images, reference, steps, warm_steps and step_size of the curves are above 0")
+        if min(self.steps, self.warm_steps) < 1 or self.step_size <= 0:
+            raise ValueError("steps, warm_steps and step_size of the curves are above 0")
         if not self.epsilons or list(self.epsilons) != sorted(set(self.epsilons)) or self.epsilons[0] <= 0:
             raise ValueError(f"epsilons are grey levels that rise, such as [1, 2, 4], not {list(self.epsilons)}")
-        if not 0 < self.rate < 1:
-            raise ValueError(f"The rate is a false-alarm rate above 0 and below 1, not {self.rate!r}")
 
     def sets(self) -> list[AnomalyPlan]:
         """The sets of anomalies."""
@@ -155,24 +116,13 @@ class Curves:
         return Work(self, out, data, progress).results(command)
 
 
-class Work:
+class Work(GuardedWork[Curves]):
     """An experiment at work, in its folder."""
 
     def __init__(self, told: Curves, out: Path, data: Path | None, progress: Progress | None) -> None:
-        self.told, self.data, self.progress = told, data, progress
-        self.start = time.perf_counter()
-        self.notes: list[str] = []
-        plans = networks_of(told.networks)
-        self.networks = [(plan, load_backbone(placed(plan.backbone, data))) for plan in plans]
-        settings = asdict(told) | {
-            "inlier": version("inlier"), "prints": [backbone.fingerprint() for _, backbone in self.networks],
-        }  # fmt: skip
-        self.place = Workplace(out, settings, "an experiment with curves")
-        size = None if told.size is None else (int(told.size[0]), int(told.size[1]))
-        self.pool = pool_of(told.clean, data, told.held_out, told.reference, size)
-        self.fit = Pictures.of(gather_images(told.fit, data, most=told.fit_images, size=size))
+        super().__init__(told, out, data, "an experiment with curves", progress)
         self.sets = {
-            plan.name: Pictures.of(gather_images(plan.images, data, most=told.images, size=size))
+            plan.name: Pictures.of(gather_images(plan.images, data, most=told.images, size=self.size))
             for plan in told.sets()
         }
         reference = self.pool.reference
@@ -193,30 +143,24 @@ class Work:
             name: [] for name in ("networks", "monitors", "rows", "curves", "balls", "images", "strips")
         }
         for plan, backbone in self.networks:
-            guards = guards_of(
-                self.place, plan.name, backbone, plans_of(told.monitors), self.fit, self.pool.held_out,
-                rate=told.rate, batch_size=told.batch_size, device=told.device, notes=self.notes,
-                progress=self.progress,
-            )  # fmt: skip
+            guards = self.guards(plan, backbone)
             found["networks"].append({
                 "name": plan.name, "label": plan.label or plan.name, "fingerprint": backbone.fingerprint(),
                 "right": self.right(guards[0]),
             })  # fmt: skip
             for guard in guards:
                 self.guarded(plan, guard, found)
-        shape = list(self.pool.reference.images.shape[1:])
+        all_told = self.told_of_all(command)
+        _, height, width = all_told["size"]
         return {
-            "title": told.title, "command": command, "config": asdict(told), "notes": self.notes,
-            "surface": f"the native 8-bit image, {shape[1]} x {shape[2]} pixels, before the network's own resizing and "
+            **all_told,
+            "surface": f"the native 8-bit image, {height} x {width} pixels, before the network's own resizing and "
             "normalisation",
-            "size": shape, "reference": len(self.pool.reference),
-            "held_out": 0 if self.pool.held_out is None else len(self.pool.held_out), "fitted_to": len(self.fit),
             "sets": [
                 {"name": one.name, "label": one.label or one.name, "images": len(self.sets[one.name])}
                 for one in told.sets()
             ] + [{"name": CLEAN, "label": "clean images", "images": len(self.attacked[CLEAN])}],
             "reach": told.steps * told.step_size, **found, "gates": gates(found),
-            "seconds": round(time.perf_counter() - self.start, 1),
         }  # fmt: skip
 
     def right(self, guard: Guard) -> dict[str, Any] | None:
@@ -232,7 +176,7 @@ class Work:
     def guarded(self, plan: NetworkPlan, guard: Guard, found: Mapping[str, list[dict[str, Any]]]) -> None:
         """Everything about one monitor of one network."""
         who = {"network": plan.name, "monitor": guard.name}
-        clean = self.reference_scores(plan, guard)
+        clean = self.clean_scores(plan, guard)
         found["monitors"].append(who | {
             "label": guard.label, "limit": guard.limit, "passes": guard.monitor.passes,
             "false_alarms": share(clean > guard.limit),
@@ -257,15 +201,6 @@ class Work:
                     told | {"norm": norm} | curve_of(walk, others, guard.limit, norm, grid, self.told.seed)
                     for norm, grid in self.grids.items()
                 ]
-
-    def reference_scores(self, plan: NetworkPlan, guard: Guard) -> Scores:
-        """Of the clean images that nobody attacks."""
-        images = self.pool.reference.images
-        tensors, _ = self.place.part(
-            f"{plan.name} {guard.name} reference",
-            lambda: ({"scores": scores_of(guard, images, self.told.batch_size)}, {}),
-        )
-        return tensors["scores"]
 
     def walk(self, plan: NetworkPlan, guard: Guard, name: str) -> Walk:
         """The attack on one set; from its file, if it was done."""
@@ -332,11 +267,11 @@ class Work:
         views = [
             {
                 "eps": eps, "score": score, "flagged": score > limit,
-                "picture": photograph(enlarged(picture), SHOWN),
+                "picture": photograph(enlarged(picture, SHOWN), SHOWN),
             }
             for eps, score, picture in zip([0.0, *self.told.epsilons], scores.tolist(), pictures, strict=True)
         ]  # fmt: skip
-        difference = difference_picture(enlarged(pictures[0]), enlarged(pictures[-1]), SHOWN)
+        difference = difference_picture(enlarged(pictures[0], SHOWN), enlarged(pictures[-1], SHOWN), SHOWN)
         return {"image": self.attacked[name].names[0], "views": views, "difference": difference}
 
 
@@ -350,12 +285,6 @@ def noisy(images: Images, seed: int) -> Images:
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, images.shape, generator=generator).to(images) * 2 - 1
     return to_8_bit((images + GREY * signs).clamp(0, 1))
-
-
-def enlarged(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c H W"]:
-    """So many times as large that it can be seen, pixel by pixel."""
-    times = max(1, -(-SHOWN // image.shape[2]))
-    return F.interpolate(image[None], scale_factor=times, mode="nearest")[0]
 
 
 def row_of(walk: Walk, others: Scores, limit: float, seed: int) -> dict[str, Any]:

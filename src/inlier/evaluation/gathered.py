@@ -14,7 +14,7 @@ import torch
 
 from inlier.config import from_keywords
 from inlier.datasets.load import open_images
-from inlier.images import Batch, ImageSource
+from inlier.images import Batch, ImageSource, evenly
 
 __all__ = ["DATA", "Gathered", "Source", "gather_images", "placed"]
 
@@ -37,8 +37,7 @@ class Gathered:
         found = {tuple(getattr(source, "classes", ())) for source in self.sources}
         self.classes: tuple[str, ...] = found.pop() if len(found) == 1 else ()
         count = sum(len(source) for source in self.sources)
-        few = most is not None and most < count
-        self.places = [i * count // most for i in range(most)] if few and most is not None else list(range(count))
+        self.places = evenly(count, most)
 
     def __len__(self) -> int:
         return len(self.places)

@@ -26,7 +26,7 @@ from inlier.monitor import Fusion, Monitor
 from inlier.perturbations.base import to_8_bit
 from inlier.types import Images, LabelMaps, Progress, Scores
 
-__all__ = ["Guard", "GuardPlan", "NetworkPlan", "Pictures", "Pool", "evenly", "guards_of", "networks_of", "plans_of",
+__all__ = ["Guard", "GuardPlan", "NetworkPlan", "Pictures", "Pool", "guards_of", "networks_of", "plans_of",
            "pool_of", "scores_of"]  # fmt: skip
 
 
@@ -188,15 +188,6 @@ def check_names(what: str, names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Two of the {what} are named '{twice[0]}'; give each a name of its own")
-
-
-def evenly(count: int, most: int) -> list[int]:
-    """At most so many places out of `count`, spread evenly.
-
-    >>> evenly(10, 4)
-    [0, 2, 5, 7]
-    """
-    return [i * count // most for i in range(most)] if most < count else list(range(count))
 
 
 def pool_of(source: Source, data: Path | None, held_out: int, reference: int, size: tuple[int, int] | None) -> Pool:

@@ -23,71 +23,36 @@ from torch import Tensor
 from inlier.attacks.engine import Attack
 from inlier.attacks.hardening import Hardening, Pool, blended, fine_tuned
 from inlier.attacks.joint import WAYS, attack_monitor, limit_of
-from inlier.attacks.objectives import Objective, cross_entropy, share_changed
+from inlier.attacks.objectives import cross_entropy, share_changed
 from inlier.attacks.recipes import pgd
-from inlier.attacks.surrogates import correct_cross_entropy, hinge, segpgd, smooth_count
+from inlier.attacks.surrogates import hinge
 from inlier.backbones.base import Backbone
 from inlier.backbones.load import load_backbone
 from inlier.config import from_keywords
 from inlier.datasets.labels import translation
 from inlier.datasets.load import open_images
 from inlier.detectors.random_look import RandomLook
+from inlier.evaluation.assaults import LOSSES, SHARES, Assault, rate_of
 from inlier.evaluation.gathered import placed
 from inlier.evaluation.metrics import ConfusionMatrix, rate_interval
+from inlier.evaluation.stress import suite
 from inlier.evaluation.workplace import Workplace
-from inlier.images import Batch, ImageSource, LabelledSource, TensorImages
+from inlier.images import Batch, ImageSource, LabelledSource, TensorImages, evenly
 from inlier.monitor import Monitor
 from inlier.perturbations.base import to_8_bit
 from inlier.probe import Probe
 from inlier.registry import nearest
 from inlier.types import Images, Progress
 
-__all__ = ["ATTACKERS", "Attacker", "HardeningExperiment", "changed", "quality", "spread", "translated"]
+__all__ = ["ATTACKERS", "HardeningExperiment", "changed", "quality", "spread", "translated"]
 
 ATTACK_STEPS = 20
 """Of an attack on a network alone."""
 MONITORS = ("default", "random look")
-SHARES = (0.3, 0.5)
-"""Of the prediction that an attacker must change."""
 
 
-@dataclass(frozen=True)
-class Attacker:
-    """A row of the suite.
-
-    Args:
-        way: of `attacks.joint.WAYS`.
-        loss: what stands for the network's errors.
-        weight: of the monitor, where the way has one.
-    """
-
-    way: str
-    loss: Objective
-    weight: float = 0.1
-
-    @property
-    def knows(self) -> bool:
-        """Whether it knows of the monitor."""
-        return WAYS[self.way].knows
-
-
-ATTACKERS: Mapping[str, Attacker] = {
-    "oblivious, hinge": Attacker("oblivious", hinge()),
-    "oblivious, cross_entropy": Attacker("oblivious", cross_entropy),
-    "oblivious, segpgd": Attacker("oblivious", segpgd),
-    "oblivious, masked": Attacker("oblivious", correct_cross_entropy),
-    "dual, hinge": Attacker("dual", hinge()),
-    "dual, cross_entropy": Attacker("dual", cross_entropy),
-    "dual, count": Attacker("dual", smooth_count()),
-    "dual, segpgd": Attacker("dual", segpgd),
-    "selective, hinge": Attacker("selective", hinge()),
-    "orthogonal, hinge": Attacker("orthogonal", hinge()),
-    "n_plus_one, hinge": Attacker("n_plus_one", hinge()),
-    "weighted 0.1, hinge": Attacker("weighted", hinge(), 0.1),
-    "weighted 1, hinge": Attacker("weighted", hinge(), 1.0),
-    "weighted 10, hinge": Attacker("weighted", hinge(), 10.0),
-}
-"""The white-box suite: network alone, and network and monitor together."""
+ATTACKERS: Mapping[str, Assault] = {one.name: one for one in suite("standard")}
+"""Those of a stress test who have gradients, by name."""
 
 
 # --- a network alone -------------------------------------------------------------------------------------------------
@@ -438,9 +403,9 @@ class _Work:
         for eps in self.epsilons:
             for kind in MONITORS:
                 for one, attacker in self.suite.items():
-                    if kind != MONITORS[0] and not attacker.knows:
+                    if kind != MONITORS[0] and not WAYS[attacker.way].knows:
                         continue  # it is the same for all monitors
-                    label = f"{one}, on {kind}" if attacker.knows else one
+                    label = f"{one}, on {kind}" if WAYS[attacker.way].knows else one
                     part = f"{name} {label} {255 * eps:g}"
                     tensors, _ = self.place.part(part, partial(strike, one, kind, eps))
                     attacked[label, eps] = tensors["images"], tensors["damage"]
@@ -469,7 +434,7 @@ class _Work:
         ends, damage = [], []
         for start, part in enumerate(torch.split(images, self.plan.batch_size)):
             made = attack_monitor(
-                monitor, part, eps, way=one.way, loss=one.loss, steps=self.plan.attack_steps, weight=one.weight,
+                monitor, part, eps, way=one.way, loss=LOSSES[one.loss], steps=self.plan.attack_steps, weight=one.weight,
                 seed=self.plan.seed + start,
             )  # fmt: skip
             ends.append((made.images * 255).round().byte())
@@ -512,13 +477,10 @@ class _Work:
                 row[f"success_{share:g}"] = over_draws(hits, silent)
             worst.append(row)
         clean = torch.cat([monitor.score(batch.images) for batch in self.sources["test"].batches(self.plan.batch_size)])
-        flagged = int((clean.double() > limit).sum())
+        flagged = clean.double() > limit
         return {
             "rows": rows, "worst": worst, "passes": monitor.passes,
-            "false_alarms": {
-                "hits": flagged, "images": len(clean), "rate": flagged / len(clean),
-                "interval": list(rate_interval(flagged, len(clean))),
-            },
+            "false_alarms": rate_of(flagged, torch.ones_like(flagged)),
         }  # fmt: skip
 
     def notes(self, frontier: Sequence[Mapping[str, Any]], chosen: Candidate) -> list[str]:
@@ -529,7 +491,6 @@ class _Work:
                 f"No setting costs at most {100 * self.plan.most_cost:g} points on the images to choose on; the one "
                 "that costs least was taken."
             )
-        notes.append("The seconds are those of the last run, which may have gone on with an earlier one's work.")
         return notes
 
 
@@ -554,8 +515,7 @@ def spread(source: ImageSource, count: int) -> Images:
     Raises:
         ValueError: they are of several sizes.
     """
-    total = min(count, len(source))
-    wanted = {number * len(source) // total for number in range(total)}
+    wanted = set(evenly(len(source), count))
     images = [batch.images for number, batch in enumerate(source.batches(1)) if number in wanted]
     sizes = sorted({tuple(image.shape[1:]) for image in images})
     if len(sizes) > 1:

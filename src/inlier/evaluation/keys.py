@@ -37,7 +37,7 @@ from inlier.evaluation.key_extraction import ORACLES, Candidates, Scale, extract
 from inlier.evaluation.metrics import rate_interval
 from inlier.evaluation.together import Together
 from inlier.evaluation.workplace import Workplace
-from inlier.images import TensorImages
+from inlier.images import TensorImages, evenly
 from inlier.monitor import Monitor
 from inlier.observation import Observation, Readings
 from inlier.perturbations.base import to_8_bit
@@ -209,7 +209,7 @@ class _Work:
         size: dict[str, Any] = {} if plan.size is None else {"size": tuple(plan.size)}
         self.fit = loaded(gather_images(plan.fit, data, labelled=False, **size), "reading images to fit", progress)
         self.clean = loaded(gather_images(plan.clean, data, labelled=False, **size), "reading clean images", progress)
-        places = torch.arange(min(plan.images, len(self.clean))) * len(self.clean) // min(plan.images, len(self.clean))
+        places = torch.tensor(evenly(len(self.clean), plan.images))
         self.attacked = self.clean.images[places]
         self.places = places
         settings = asdict(plan) | {"inlier": version("inlier"), "network": self.backbone.fingerprint()}
@@ -500,7 +500,7 @@ class _Work:
 
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
             his = self.sides[1]
-            places = his[torch.arange(plan.asked_images) * len(his) // plan.asked_images]
+            places = his[evenly(len(his), plan.asked_images)]
             victims = {name: self.victims[name] for name in self.victim_names}
             drawn = Candidates.drawn(list(victims.values()), plan.candidates, plan.seed)
             found = extraction(

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["changed_mask", "class_picture", "difference_picture", "palette", "photograph"]
+__all__ = ["changed_mask", "class_picture", "difference_picture", "enlarged", "palette", "photograph"]
 
 GOLDEN = 0.618034
 LIGHTNESS = (0.42, 0.6, 0.75)
@@ -33,6 +33,11 @@ def difference_picture(before: Float[Tensor, "c h w"], after: Float[Tensor, "c h
     """after - before, grey where nothing changed, upscaled so that the largest change is black or white."""
     delta = after - before
     return photograph(0.5 + 0.5 * delta / delta.abs().max().clamp_min(1e-6), width)
+
+
+def enlarged(image: Float[Tensor, "c h w"], width: int) -> Float[Tensor, "c H W"]:
+    """So many whole times as large that it is at least `width` pixels wide, each pixel a square."""
+    return F.interpolate(image[None], scale_factor=max(1, -(-width // image.shape[2])), mode="nearest")[0]
 
 
 def class_picture(classes: Int[Tensor, "h w"], colours: UInt8[np.ndarray, "k 3"], width: int) -> str:

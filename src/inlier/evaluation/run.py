@@ -39,7 +39,7 @@ from inlier.evaluation.study import PAPER, MonitorPlan, Study
 from inlier.evaluation.together import Part, Together
 from inlier.evaluation.workplace import Workplace
 from inlier.files import PRIVATE, read_tensors, write_bytes, write_tensors
-from inlier.images import Batch
+from inlier.images import Batch, evenly
 from inlier.monitor import Monitor
 from inlier.observation import Readings
 from inlier.origin import AbsentBackbone, Origin
@@ -297,7 +297,7 @@ class Evaluation:
         readings, most = self.readings(watch, seat, FIT), seat.plan.fit_images
         if most is None or most >= len(readings):
             return readings
-        return readings.subset(evenly(len(readings), most))
+        return readings.subset(torch.tensor(evenly(len(readings), most)))
 
     # --- the work -----------------------------------------------------------------------------------------------
 
@@ -757,11 +757,6 @@ def is_shown(on: Sequence[str], entry: SetEntry) -> bool:
     """Whether a list such as `on` of a monitor names a set."""
     told = {entry.name, entry.change, entry.kind, "all", *([PAPER] if entry.paper else [])}
     return bool(told & set(on))
-
-
-def evenly(count: int, most: int) -> Tensor:
-    """Places of so many of a row."""
-    return torch.arange(most) * count // most
 
 
 def is_keyed(monitor: Monitor) -> bool:

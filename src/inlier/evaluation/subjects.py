@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inlier.backbones.base import Backbone
 from inlier.datasets.labels import translation
-from inlier.images import Batch, LabelledSource
+from inlier.images import Batch, LabelledSource, evenly
 from inlier.types import Images, LabelMaps
 
 __all__ = ["Subjects"]
@@ -44,8 +44,7 @@ class Subjects:
             ValueError: images of several sizes, or not one that a classifier has right.
         """
         batches = list(source.batches(1))
-        if count is not None and count < len(batches):
-            batches = [batches[i * len(batches) // count] for i in range(count)]
+        batches = [batches[place] for place in evenly(len(batches), count)]
         sizes = {tuple(batch.images.shape[1:]) for batch in batches}
         if len(sizes) > 1:
             raise ValueError(f"The images are of several sizes, {sorted(sizes)[:3]}: give --resize HxW")
