@@ -6,6 +6,7 @@ import re
 
 import pytest
 import typer
+from checked_page import Checker
 from evaluated import made_up
 from typer.testing import CliRunner
 
@@ -37,7 +38,7 @@ def text_of(html):
 
 
 def ids(html):
-    return [value for _, name, value in Checker(html).attributes if name == "id"]
+    return Checker(html).ids
 
 
 @pytest.mark.parametrize("page", [evaluation_page, sign_off_page])
