@@ -53,5 +53,8 @@ EXPERIMENTS: Registry[Callable[..., Experiment]] = Registry(
         "keys": Entry(
             "inlier.evaluation.keys:Keys", "what a secret sampling key is worth", "DAAIN, von Baußnern et al. 2021"
         ),
+        "stress": Entry(
+            "inlier.evaluation.stressing:StressExperiment", "a suite of attackers on a monitor that is fitted first"
+        ),
     },
 )
