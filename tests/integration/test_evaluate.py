@@ -286,9 +286,10 @@ def test_upside_down_nothing_changes_for_a_network_that_looks_at_single_pixels(d
 
 def test_a_set_depends_neither_on_the_batch_nor_on_the_other_sets(data, tmp_path):
     noise, sign = settings()["changes"][:2]
-    pgd = {"attack": "pgd_linf", "steps": 2}
-    evaluate(small(changes=[noise, sign, pgd]), tmp_path / "a", data=data)
-    evaluate(small(changes=[pgd, sign, noise], batch_size=1), tmp_path / "b", data=data)
+    pgd = {"attack": "pgd_linf", "steps": 2, "low_resolution": [5, 5]}
+    stripes = {"attack": "pgd_linf", "name": "stripes", "steps": 2, "target": "stripes", "patch": [4, 3, 2, 1]}
+    evaluate(small(changes=[noise, sign, pgd, stripes]), tmp_path / "a", data=data)
+    evaluate(small(changes=[stripes, pgd, sign, noise], batch_size=1), tmp_path / "b", data=data)
     one, other = (Record.load(tmp_path / name / "scores.safetensors") for name in "ab")
     assert alike(replace(one, sets=()), replace(other, sets=()))
 

@@ -106,6 +106,15 @@ def test_an_attack_on_a_monitor_writes_images_a_table_and_a_report_and_goes_on(p
         ("M --recipe fgsm_targeted --target raod", "Did you mean 'road'"),
         ("M --recipe pgd_l2", "give --eps"),
         ("M --way dual --eps 2", "--eps has numbers"),
+        ("M --recipe dag --target stripe", "Did you mean 'stripes'"),
+        ("M --way dual --patch 8x8 --low-resolution 8x8", "not both"),
+        ("M --way dual --patch 8x8+1", "64x64+100+200"),
+        ("M --way dual --patch 8x8+1+90", "is not within an image of 48 x 96"),
+        ("M --way dual --low-resolution 96x96", "at most the images' 48x96"),
+        ("M --recipe square --patch 8x8", "'square' only asks"),
+        ("fgsm --patch 8", "--patch is height x width"),
+        ("fgsm --patch 80x8", "is not within an image of 48 x 96"),
+        ("fgsm --steps 3", "has no steps"),
         ("fgsm --way dual", "--way is for attacks on a monitor"),
         ("fgsm --eps 0", "--eps has numbers"),
     ],
@@ -116,6 +125,31 @@ def test_attacks_that_cannot_be_are_refused(places, tmp_path, line, told):
     assert ran.code == 2
     assert told in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def pixels(folder):
+    return np.stack([np.asarray(Image.open(path)).astype(int) for path in sorted(folder.glob("*.png"))])
+
+
+def test_a_patch_and_a_small_copy_are_all_that_changes(places, tmp_path):
+    common = ("--backbone", "street", "--images", places / "images", "--out", tmp_path)
+    ran = inlier("attack", places / "m.inlier", "--way", "dual", "--patch", "10x20+8+70", "--steps", 4, "--count", 2,
+                 *common[:-1], tmp_path / "patch", "--json")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "rows 8 to 17, columns 70 to 89" in ran.json["settings"]["surface"]
+    assert ran.json["settings"]["epsilons"] == [1.0]
+    clean = pixels(places / "images")[[0, 12]]
+    change = np.abs(pixels(tmp_path / "patch" / "images" / "dual_255") - clean).max(-1)
+    assert change[:, 8:18, 70:90].max() > 16
+    change[:, 8:18, 70:90] = 0
+    assert change.max() == 0
+    ran = inlier("attack", "pgd_linf", "--eps", "16/255", "--low-resolution", "6x12", "--target", "other_scene",
+                 "--steps", 2, *common[:-1], tmp_path / "small", "--json")  # fmt: skip
+    assert ran.code == 0, ran.err
+    change = pixels(tmp_path / "small") - pixels(places / "images")
+    assert 1 < np.abs(change).max() <= 16
+    bends = np.abs(np.diff(change.astype(float), 2, axis=2))
+    assert np.median(bends) <= 1 < np.median(np.abs(change))  # linear between the small pixels, to rounding
 
 
 def test_a_network_alone_is_attacked_at_several_eps(places, tmp_path):

@@ -9,14 +9,16 @@ from attacked import attack_results, fitted, subjects
 from torch import nn
 from toy_segmentation import scenes
 
+from inlier.attacks.constraints import LowResolution, MaskedPatch, SharedDelta
 from inlier.attacks.recipes import RECIPES
 from inlier.backbones.base import Backbone, Classification
 from inlier.errors import Mismatch
 from inlier.evaluation.assaults import Cell, median_smallest, norm_of, recipe_attack
-from inlier.evaluation.attacking import COLUMNS, AttackRun, attackers_of, doubts
+from inlier.evaluation.attacking import COLUMNS, AttackRun, attackers_of, doubts, surface_of
 from inlier.evaluation.subjects import Subjects
 from inlier.images import TensorImages
 from inlier.monitor import Monitor
+from inlier.perturbations.base import to_8_bit
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,38 @@ def test_a_classifier_is_attacked_where_it_is_right(tmp_path):
     assert any(row["damage"] == 1.0 for row in rows)
     with pytest.raises(ValueError, match="right"):
         Subjects.of(TensorImages(images[1:], labels=(labels[1:] + 1) % 3, classes=("cat", "dog", "fox")), backbone)
+
+
+def test_target_maps_are_those_of_each_image_whatever_the_batches(tmp_path):
+    attackers, _ = attackers_of(["houdini_targeted"], [], steps=10, target="other_scene")
+    runs = [
+        AttackRun(fitted(), subjects(), tmp_path / f"{size}", attackers=attackers, epsilons=(0.2,), batch_size=size)
+        for size in (1, 4)
+    ]
+    found = [run.at_work.wanted(attackers[0], fitted().backbone) for run in runs]
+    assert torch.equal(*found)
+    assert torch.equal(found[0], fitted().backbone.predict(subjects().images).roll(1, 0))
+    one, four = (torch.tensor([row["damage"] for row in run.run()[1]]) for run in runs)
+    torch.testing.assert_close(one, four)
+    assert one.max() > 0
+
+
+def test_another_surface_is_another_attack_and_is_told(tmp_path):
+    attackers, _ = attackers_of([], ["oblivious"], steps=6)
+    files = Subjects(to_8_bit(subjects().images), subjects().names)
+    patches = [MaskedPatch.rectangle((4, 4), tuple(subjects().images.shape[2:]), at) for at in (None, (0, 0))]
+
+    def ran(moved):
+        return AttackRun(fitted(), files, tmp_path, attackers=attackers, epsilons=(1.0,), parametrisation=moved)
+
+    results, rows = ran(patches[0]).run()
+    assert "a patch of 16 pixels" in results["settings"]["surface"]
+    assert 0 < max(row["L0"] for row in rows) <= 3 * 16
+    for other in (patches[1], LowResolution((4, 4)), None):
+        with pytest.raises(Mismatch, match="surface"):
+            ran(other)
+    with pytest.raises(TypeError, match="SharedDelta"):
+        surface_of(SharedDelta())
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ def test_a_study_that_cannot_be_is_refused(changed, error, message):
         ({"attack": "fgms"}, LookupError, "'fgsm'"),
         ({"attack": "fgsm_targeted"}, ValueError, "needs target"),
         ({"attack": "fgsm", "epsilon": 1}, ValueError, "'eps'"),
+        ({"attack": "fgsm", "patch": [3]}, ValueError, r"patch = \[h, w\]"),
+        ({"attack": "fgsm", "patch": [3, 3], "low_resolution": [3, 3]}, ValueError, r"low_resolution = \[h, w\] or"),
         ({"universal": "uap"}, LookupError, "gd_uap"),
         ({"universal": "gd_uap", "iteration": 1}, ValueError, "'iterations'"),
         ({"images": "x"}, ValueError, "a name"),
@@ -94,10 +96,17 @@ def test_a_set_says_every_setting_that_it_was_made_with():
     assert other.entry.of is None
 
 
-def test_a_target_that_is_no_class_is_refused_with_the_nearest():
-    (plan,) = plans_of([{"attack": "fgsm", "target": "roda"}])
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"target": "roda"}, "Did you mean 'road'"), ({"target": "other_scene"}, "no other scene"),
+        ({"patch": [8, 9]}, "is not within an image of 8 x 8"),
+    ],
+)  # fmt: skip
+def test_a_target_or_a_patch_that_cannot_be_is_refused(setting, told):
+    (plan,) = plans_of([{"attack": "fgsm", **setting}])
     ground = Ground(toy(), (8, 8), 3, TensorImages(torch.rand(2, 3, 8, 8)), None, None, 0)
-    with pytest.raises(ValueError, match="Did you mean 'road'"):
+    with pytest.raises(ValueError, match=told):
         plan.change(ground)
 
 

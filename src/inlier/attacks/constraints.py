@@ -197,6 +197,32 @@ class MaskedPatch(Parametrisation):
 
     mask: Bool[Tensor, "h w"]
 
+    @classmethod
+    def rectangle(
+        cls, size: tuple[int, int], image_size: tuple[int, int], at: tuple[int, int] | None = None
+    ) -> MaskedPatch:
+        """A patch of (h, w) pixels in an image of another (h, w).
+
+        Args:
+            at: row and column of its first pixel; by default it is in the middle.
+
+        Raises:
+            ValueError: it is not within the image.
+
+        >>> MaskedPatch.rectangle((1, 2), (3, 4)).mask.long().tolist()
+        [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+        """
+        top, left = at or tuple((whole - part) // 2 for part, whole in zip(size, image_size, strict=True))
+        bottom, right = top + size[0], left + size[1]
+        if min(size) < 1 or min(top, left) < 0 or bottom > image_size[0] or right > image_size[1]:
+            raise ValueError(
+                f"A patch of {size[0]} x {size[1]} pixels at row {top}, column {left} is not within an image of "
+                f"{image_size[0]} x {image_size[1]}"
+            )
+        mask = torch.zeros(image_size, dtype=torch.bool)
+        mask[top:bottom, left:right] = True
+        return cls(mask)
+
     def start(self, clean: Images) -> Images:
         if self.mask.dtype != torch.bool or self.mask.shape != clean.shape[-2:]:
             raise ValueError(

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from inlier.attacks.constraints import Constraint, L2Ball, LinfBall
+from inlier.attacks.constraints import Constraint, L2Ball, LinfBall, Parametrisation, Pixels
 from inlier.attacks.engine import Attack, AttackResult
 from inlier.attacks.objectives import (
     Dual,
@@ -212,6 +212,7 @@ def attack_monitor(
     restarts: int = 1,
     initial: Tensor | None = None,
     labels: LabelMaps | None = None,
+    parametrisation: Parametrisation | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MonitorAttack:
@@ -233,6 +234,7 @@ def attack_monitor(
         rate: the nominal false-alarm rate; by default the monitor's own.
         restarts: random starts; with 1 the start is the clean image.
         initial: where to start instead.
+        parametrisation: what is moved, such as the pixels of a patch; by default all pixels.
 
     Raises:
         LookupError: no such way.
@@ -249,8 +251,8 @@ def attack_monitor(
     ball: Constraint = LinfBall(eps) if norm == "linf" else L2Ball(eps)
     stepper: Stepper = MomentumSign(size, 0.75) if norm == "linf" else L2Step(size)
     attack = Attack(
-        ball, Cosine(stepper, steps), steps, rule=row.rule(aim, weight, share), keep="best",
-        start="clean" if restarts == 1 else "random", restarts=restarts,
+        ball, Cosine(stepper, steps), steps, parametrisation or Pixels(), rule=row.rule(aim, weight, share),
+        keep="best", start="clean" if restarts == 1 else "random", restarts=restarts,
     )  # fmt: skip
     result = attack(
         monitor.probe, images, row.objectives(loss or hinge(), monitor.objective, aim), labels=labels,

@@ -15,12 +15,30 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from inlier.backbones.base import Task
+from inlier.registry import nearest
 from inlier.types import LabelMaps
 
-__all__ = ["TargetKind", "target_maps"]
+__all__ = ["TargetKind", "target_maps", "target_named"]
 
 TargetKind: TypeAlias = Literal["one_class", "stripes", "shape", "text", "other_scene", "remapped"]
 WORD = "NO ROAD"
+
+
+def target_named(name: str, task: Task) -> int | TargetKind:
+    """The number of a class, or a kind of target map.
+
+    Raises:
+        LookupError: neither.
+        ValueError: a kind of map, of a network that has no maps.
+    """
+    if name in task.classes:
+        return task.classes.index(name)
+    if name not in get_args(TargetKind):
+        raise LookupError(f"No class and no kind of target named '{name}'. "
+                          f"{nearest(name, [*task.classes, *get_args(TargetKind)])}")  # fmt: skip
+    if not task.is_dense:
+        raise ValueError(f"'{name}' is a kind of label map; the target of a classifier is a class")
+    return name  # type: ignore[return-value]
 
 
 def target_maps(kind: TargetKind, prediction: LabelMaps, task: Task, *, seed: int = 0) -> LabelMaps:

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hi
 import typer
 
 if TYPE_CHECKING:
+    from inlier.attacks.constraints import Parametrisation
     from inlier.backbones.base import Backbone
     from inlier.datasets.base import Choice, Dataset
     from inlier.datasets.labels import Labels
     from inlier.observation import Readings
 
-__all__ = ["BackboneArguments", "ImageArguments", "epsilons_from", "height_and_width", "network", "unpacked"]
+__all__ = ["BackboneArguments", "ImageArguments", "epsilons_from", "height_and_width", "network", "parametrisation_of",
+           "unpacked"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -205,6 +207,33 @@ def height_and_width(option: str, text: str | None) -> tuple[int, int] | None:
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise ValueError(f"{option} is height x width in pixels, such as 360x480, not {text!r}")
     return int(height), int(width)
+
+
+def parametrisation_of(
+    low_resolution: str | None, patch: str | None, image_size: tuple[int, int]
+) -> Parametrisation | None:
+    """What an attack moves in images of a size: a smaller copy, `HxW`, or a patch, `HxW` or `HxW+ROW+COLUMN`.
+
+    Raises:
+        ValueError: both, not written so, or larger than the image.
+    """
+    from inlier.attacks.constraints import LowResolution, MaskedPatch
+
+    if low_resolution is not None and patch is not None:
+        raise ValueError("Give --low-resolution or --patch, not both")
+    small = height_and_width("--low-resolution", low_resolution)
+    if small is not None:
+        if small[0] > image_size[0] or small[1] > image_size[1]:
+            raise ValueError(f"--low-resolution is at most the images' {image_size[0]}x{image_size[1]}, not {small}")
+        return LowResolution(small)
+    if patch is None:
+        return None
+    text, *at = patch.split("+")
+    size = height_and_width("--patch", text)
+    assert size is not None
+    if at and not (len(at) == 2 and all(number.isdigit() for number in at)):
+        raise ValueError(f"--patch is height x width, with row and column if you like: 64x64+100+200, not {patch!r}")
+    return MaskedPatch.rectangle(size, image_size, (int(at[0]), int(at[1])) if at else None)
 
 
 def epsilons_from(text: str, most: float = 1.0) -> list[float]:

@@ -6,13 +6,14 @@ import inspect
 import json as json_
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from inlier.cli import options
-from inlier.cli.arguments import BackboneArguments, ImageArguments, epsilons_from, unpacked
+from inlier.cli.arguments import BackboneArguments, ImageArguments, epsilons_from, parametrisation_of, unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,15 +64,29 @@ def attack(
     eps: Annotated[
         str | None,
         typer.Option(
-            help="Largest changes, pixels in [0, 1], such as 1/255,2/255; by default the recipe's, and on a monitor "
-            "1/255,2/255,4/255."
+            help="Largest changes, pixels in [0, 1], such as 1/255,2/255; by default the recipe's, on a monitor "
+            "1/255,2/255,4/255, and in a patch 1, which is any change."
         ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Or questions; by default the recipe's, 50 of a way, 500 questions.")
     ] = None,
     restarts: Annotated[int, typer.Option(min=1, help="Random starts, of which the best counts.")] = 1,
-    target: Annotated[str | None, typer.Option(help="Class to turn every pixel or image into.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Class to turn every pixel or image into; of label maps also stripes, shape, text, one_class, "
+            "other_scene or remapped."
+        ),
+    ] = None,
+    low_resolution: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Change a copy of this size, whose change is up-sampled to the image."),
+    ] = None,
+    patch: Annotated[
+        str | None,
+        typer.Option(metavar="HxW[+ROW+COLUMN]", help="Change a patch of this size alone, by default in the middle."),
+    ] = None,
     rate: Annotated[
         float | None, typer.Option("--false-alarm-rate", help="Of the monitor; by default the one it was given.")
     ] = None,
@@ -90,20 +105,22 @@ def attack(
     """
     if what.endswith(MONITOR) or (Path(what).is_file() and not what.endswith(DELTA)):
         on_monitor(
-            Path(what), backbone, images, out, recipe or [], way or [], eps, steps, restarts, target, rate, count, seed,
-            batch_size, json,
+            Path(what), backbone, images, out, recipe or [], way or [], eps, steps, restarts, target,
+            (low_resolution, patch), rate, count, seed, batch_size, json,
         )  # fmt: skip
         return
     for option, value in (("--recipe", recipe), ("--way", way), ("--false-alarm-rate", rate), ("--count", count)):
         if value:
             raise ValueError(f"{option} is for attacks on a monitor; name a file ending in {MONITOR}, not '{what}'")
-    on_network(what, backbone, images, out, eps, steps, restarts, target, seed, batch_size, json)
+    on_network(
+        what, backbone, images, out, eps, steps, restarts, target, (low_resolution, patch), seed, batch_size, json
+    )
 
 
 def on_monitor(
     file: Path, backbone: BackboneArguments, images: ImageArguments, out: Path, recipes: list[str], ways: list[str],
-    eps: str | None, steps: int | None, restarts: int, target: str | None, rate: float | None, count: int | None,
-    seed: int, batch_size: int, json: bool,
+    eps: str | None, steps: int | None, restarts: int, target: str | None, moved: tuple[str | None, str | None],
+    rate: float | None, count: int | None, seed: int, batch_size: int, json: bool,
 ) -> None:  # fmt: skip
     """Attackers on a monitor: files, a report and the table."""
     import csv
@@ -112,6 +129,7 @@ def on_monitor(
     import sys
 
     from inlier.attacks.recipes import RECIPES
+    from inlier.attacks.targets import target_named
     from inlier.cli.pictures import write_pictures
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say, say_skipped
@@ -126,15 +144,17 @@ def on_monitor(
     from inlier.report.folder import write_report
 
     network = backbone.load()
-    number = None if target is None else class_number(target, network)
-    attackers, norm = attackers_of(recipes, ways, steps=steps, restarts=restarts, target=number)
+    wanted = None if target is None else target_named(target, network.task)
+    attackers, norm = attackers_of(recipes, ways, steps=steps, restarts=restarts, target=wanted)
     if norm == "l2" and eps is None:
         raise ValueError("These recipes have eps in L2, over all values of an image: give --eps, such as 0.5,1,2")
-    radii = epsilons_from(eps or "1/255,2/255,4/255", 1.0 if norm == "linf" else 1e6)
+    radii = epsilons_from(eps or ("1" if moved[1] else "1/255,2/255,4/255"), 1.0 if norm == "linf" else 1e6)
     loaded = Monitor.load(file, network)
     folder = images.open()
     subjects = Subjects.of(folder, network, count)
     say_skipped(folder)
+    height, width = subjects.images.shape[-2:]
+    size = int(height), int(width)
 
     def keep(attack: str, radius: float, attacked: Tensor) -> None:
         write_pictures(pictures_folder(out, attack, radius, norm), subjects.names, attacked)
@@ -142,7 +162,7 @@ def on_monitor(
     with progress_bars() as progress:
         work = AttackRun(
             loaded, subjects, out, attackers=attackers, epsilons=radii, norm=norm, rate=rate, keep=keep,
-            batch_size=batch_size, seed=seed, progress=progress,
+            parametrisation=parametrisation_of(*moved, size), batch_size=batch_size, seed=seed, progress=progress,
         )  # fmt: skip
         found, rows = work.run()
     table = io.StringIO()
@@ -180,23 +200,26 @@ def shown(arguments: list[str]) -> list[str]:
 
 def on_network(
     recipe: str, backbone: BackboneArguments, images: ImageArguments, out: Path, eps: str | None, steps: int | None,
-    restarts: int, target: str | None, seed: int, batch_size: int, json: bool,
+    restarts: int, target: str | None, moved: tuple[str | None, str | None], seed: int, batch_size: int, json: bool,
 ) -> None:  # fmt: skip
     """A recipe or a perturbation for all images on the network alone."""
     from inlier.cli.summary import say, say_skipped
 
+    if eps is None and moved[1] is not None and "_l2" not in recipe:
+        eps = "1"
     radii: list[float | None] = [None] if eps is None else list(epsilons_from(eps, 1e6 if "_l2" in recipe else 1.0))
     told = []
     for radius in radii:
         given = (("eps", radius), ("steps", steps), ("restarts", restarts if restarts > 1 else None))
         settings: dict[str, Any] = {name: value for name, value in given if value is not None}
         if recipe.endswith(DELTA):
-            refused = [f"--{name}" for name in (*settings, *(["target"] if target is not None else []))]
+            others = {"target": target, "low-resolution": moved[0], "patch": moved[1]}
+            refused = [f"--{name}" for name in (*settings, *(name for name, value in others.items() if value))]
             if refused:
                 raise ValueError(f"'{recipe}' is made already: {' and '.join(refused)} can be said of a recipe alone")
             network, attacked = by_delta(recipe, backbone)
         else:
-            network, attacked = by_recipe(recipe, settings, target, seed, backbone)
+            network, attacked = by_recipe(recipe, settings, target, moved, seed, backbone)
         folder = images.open()
         where = out if len(radii) == 1 else out / f"{recipe}_{255 * (radius or 0.0):g}"
         told.append(copies(recipe, network, attacked, folder, where, batch_size))
@@ -251,27 +274,47 @@ def copies(
 
 
 def by_recipe(
-    recipe: str, settings: dict[str, Any], target: str | None, seed: int, backbone: BackboneArguments
+    recipe: str,
+    settings: dict[str, Any],
+    target: str | None,
+    moved: tuple[str | None, str | None],
+    seed: int,
+    backbone: BackboneArguments,
 ) -> tuple[Backbone, Attacked]:
     """The network, and how a recipe attacks it."""
+    import torch
+
+    from inlier.attacks.constraints import Pixels
     from inlier.attacks.recipes import RECIPES
+    from inlier.attacks.targets import target_maps, target_named
+    from inlier.evaluation.assaults import recipe_attack
     from inlier.probe import Probe
     from inlier.registry import nearest
 
     if recipe not in RECIPES:
         raise LookupError(f"No recipe named '{recipe}'. {nearest(recipe, list(RECIPES))}")
     row = RECIPES[recipe]
-    unknown = set(settings) - set(inspect.signature(row.factory).parameters)
-    if unknown:
-        raise ValueError(f"Recipe '{recipe}' has no {' or '.join(sorted(unknown))}")
+    usual = {"eps": inspect.signature(row.factory).parameters["eps"].default}
+    made = recipe_attack(recipe, **(usual | settings))
     network = backbone.load()
     if row.needs_target and target is None:
         raise ValueError(f"Recipe '{recipe}' needs --target, one of {', '.join(network.task.classes)}")
-    number = None if target is None else class_number(target, network)
-    probe, made = Probe(network), row.factory(**settings)
+    wanted = None if target is None else target_named(target, network.task)
+    probe = Probe(network)
+    earlier: list[Tensor] = []  # what is predicted of the image before this batch, whose map its first one may want
 
     def attacked(images: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
-        result = made(probe, images, row.objective, better=row.better, target=number, seed=seed)
+        height, width = images.shape[-2:]
+        attack = replace(made, parametrisation=parametrisation_of(*moved, (height, width)) or Pixels())
+        goal: int | Tensor | None = None
+        if isinstance(wanted, str):
+            with torch.no_grad():
+                maps = torch.cat([*earlier, network.predict(images)])
+            goal = target_maps(wanted, maps, network.task, seed=seed)[len(earlier) :]
+            earlier[:] = [maps[-1:]]
+        else:
+            goal = wanted
+        result = attack(probe, images, row.objective, better=row.better, target=goal, seed=seed)
         return result.images, result.before, result.config
 
     return network, attacked
@@ -293,12 +336,3 @@ def by_delta(path: str, backbone: BackboneArguments) -> tuple[Backbone, Attacked
             return changed, network.predict(images), config
 
     return network, attacked
-
-
-def class_number(name: str, network: Backbone) -> int:
-    """The index of a class of the network."""
-    from inlier.registry import nearest
-
-    if name not in network.task.classes:
-        raise LookupError(f"No class named '{name}'. {nearest(name, list(network.task.classes))}")
-    return network.task.classes.index(name)

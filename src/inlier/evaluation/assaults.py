@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -20,12 +20,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inlier.attacks.asking import QUERIES, MonitorQueries, ask_monitor
-from inlier.attacks.constraints import L2Ball
+from inlier.attacks.constraints import L2Ball, Parametrisation, Pixels
 from inlier.attacks.engine import Attack
 from inlier.attacks.joint import WAYS, MonitorAttack, Outcome, attack_monitor, change_norms, judged, limit_of
 from inlier.attacks.objectives import Objective, cross_entropy
 from inlier.attacks.recipes import RECIPES
 from inlier.attacks.surrogates import correct_cross_entropy, hinge, segpgd, smooth_count
+from inlier.attacks.targets import TargetKind, target_maps
+from inlier.backbones.base import Backbone
 from inlier.evaluation.metrics import auroc, overlaps, rate_interval
 from inlier.evaluation.subjects import Subjects
 from inlier.evaluation.workplace import Workplace
@@ -67,7 +69,7 @@ class Assault:
         steps: of a restart, or the budget of questions.
         weight, restarts: of `attack_monitor`.
         tier: T0 does not know of the monitor, T2 may ask it, T3 knows everything.
-        target: the class that a recipe wants everywhere.
+        target: the class that a recipe wants everywhere, or the kind of map that it wants of each image.
     """
 
     name: str
@@ -77,7 +79,7 @@ class Assault:
     weight: float = 0.1
     restarts: int = 1
     tier: Tier = "T3"
-    target: int | None = None
+    target: int | TargetKind | None = None
 
     @property
     def cost(self) -> int:
@@ -123,8 +125,9 @@ class Assaults:
         norm: of the balls.
         shown: of how many images the attacked ones are kept in a cell.
         keep: told of name, eps and attacked images of every cell that is made, rounded to 8 bit.
+        parametrisation: what is moved; by default all pixels. Questions always move these.
         batch_size: images at a time.
-        seed: of random starts.
+        seed: of random starts, and of target maps.
         progress: told of steps, each of an image, over all that `plan` was told of.
     """
 
@@ -138,11 +141,13 @@ class Assaults:
         norm: Norm = "linf",
         shown: int = 0,
         keep: Callable[[str, float, Images], None] | None = None,
+        parametrisation: Parametrisation | None = None,
         batch_size: int = 4,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
         self.monitor, self.subjects, self.place = monitor, subjects, place
+        self.parametrisation = parametrisation
         self.rate = monitor.false_alarm_rate if rate is None else rate
         self.limit = limit_of(monitor, self.rate)
         self.norm, self.shown, self.keep = norm, shown, keep
@@ -195,6 +200,7 @@ class Assaults:
         """The attacker at work."""
         rate = self.rate if monitor is self.monitor else monitor.false_alarm_rate
         labels, backbone = self.subjects.labels, monitor.backbone
+        wanted = self.wanted(one, backbone)
         rows: list[dict[str, Tensor]] = []
         parts: list[MonitorAttack | MonitorQueries] = []
         for start in range(0, count, self.batch_size):
@@ -204,6 +210,7 @@ class Assaults:
             truth = labels[at] if labels is not None and not backbone.task.is_dense else None
             part = assault(
                 one, monitor, images, eps, norm=self.norm, rate=rate, seed=self.seed + start, labels=truth,
+                target=wanted[at] if isinstance(wanted, Tensor) else wanted, parametrisation=self.parametrisation,
                 initial=None if initial is None else initial[at], progress=partial(self.tell, len(images), one),
             )  # fmt: skip
             row = told_of(part)
@@ -232,6 +239,14 @@ class Assaults:
             told_row = QUERIES[one.way]
             numbers["config"] = {"attack": one.way, "queries": one.steps, "eps": eps, "reveals": told_row.reveals}
         return made, numbers
+
+    @torch.no_grad()
+    def wanted(self, one: Assault, backbone: Backbone) -> int | LabelMaps | None:
+        """What an attacker wants of every image: nothing, a class, or a map of each."""
+        if not isinstance(one.target, str):
+            return one.target
+        prediction = torch.cat([backbone.predict(part) for part in torch.split(self.subjects.images, self.batch_size)])
+        return target_maps(one.target, prediction, backbone.task, seed=self.seed)
 
     def tell(self, images: int, one: Assault, _: str, done: int, of: int) -> None:
         """How far an attacker is with a batch."""
@@ -281,6 +296,8 @@ def assault(
     rate: float | None,
     seed: int,
     labels: LabelMaps | None,
+    target: int | LabelMaps | None,
+    parametrisation: Parametrisation | None,
     initial: Images | None,
     progress: Progress,
 ) -> MonitorAttack | MonitorQueries:
@@ -293,11 +310,11 @@ def assault(
         return attack_monitor(
             monitor, images, eps, way=one.way, loss=LOSSES[one.loss], norm=norm, steps=one.steps, weight=one.weight,
             restarts=one.restarts, rate=rate, seed=seed, step_size=eps if one.steps == 1 else None, labels=labels,
-            initial=initial, progress=progress,
+            parametrisation=parametrisation, initial=initial, progress=progress,
         )  # fmt: skip
     row, attack = RECIPES[one.way], recipe_attack(one.way, eps, one.steps, one.restarts)
-    result = attack(
-        Probe(monitor.backbone), images, row.objective, better=row.better, target=one.target, labels=labels, seed=seed,
+    result = replace(attack, parametrisation=parametrisation or Pixels())(
+        Probe(monitor.backbone), images, row.objective, better=row.better, target=target, labels=labels, seed=seed,
         progress=progress,
     )  # fmt: skip
     return judged(monitor, result, limit_of(monitor, rate))
@@ -425,6 +442,6 @@ def rate_of(hits: Bool[Tensor, " n"], among: Bool[Tensor, " n"]) -> dict[str, An
     return {"hits": count, "images": of, "rate": count / of if of else 0.0, "interval": interval}
 
 
-def digest(images: Images) -> str:
-    """Of the pixels: which images a folder is of."""
-    return hashlib.sha256(images.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+def digest(values: Tensor) -> str:
+    """Of all values: which images a folder is of."""
+    return hashlib.sha256(values.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]

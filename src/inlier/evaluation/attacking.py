@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from inlier.attacks.asking import QUERIES
+from inlier.attacks.constraints import LowResolution, MaskedPatch, Parametrisation
 from inlier.attacks.joint import DEAD, WAYS, limit_of
 from inlier.attacks.recipes import RECIPES
+from inlier.attacks.targets import TargetKind
 from inlier.evaluation.assaults import (
     ALIASES,
     SHARES,
@@ -60,7 +62,7 @@ COLUMNS = (
 
 def attackers_of(
     recipes: Sequence[str], ways: Sequence[str], *, steps: int | None = None, restarts: int = 1,
-    target: int | None = None,
+    target: int | TargetKind | None = None,
 ) -> tuple[list[Assault], Norm]:  # fmt: skip
     """Attackers by name, and the norm that their eps is in.
 
@@ -69,7 +71,7 @@ def attackers_of(
         ways: rows of `WAYS`.
         steps: of each, or the budget of questions; by default its own.
         restarts: random starts of each.
-        target: the class that recipes want everywhere.
+        target: the class that recipes want everywhere, or the kind of map that they want of each image.
 
     Raises:
         LookupError: no such row.
@@ -121,12 +123,13 @@ class AttackRun:
         norm: of the balls.
         rate: the nominal false-alarm rate; by default the monitor's own.
         keep: told of name, eps and attacked images, rounded to 8 bit.
+        parametrisation: what is moved, such as a smaller image or the pixels of a patch; by default all pixels.
         batch_size: images at a time.
         seed: of random starts.
 
     Raises:
         Mismatch: the folder is of other settings, images or another monitor.
-        ValueError: an eps that is not above 0.
+        ValueError: an eps that is not above 0; attackers who only ask, and something else to move than all pixels.
     """
 
     def __init__(
@@ -140,12 +143,18 @@ class AttackRun:
         norm: Norm = "linf",
         rate: float | None = None,
         keep: Callable[[str, float, Images], None] | None = None,
+        parametrisation: Parametrisation | None = None,
         batch_size: int = 4,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
         if not epsilons or min(epsilons) <= 0:
             raise ValueError(f"An attack needs epsilons above 0, not {list(epsilons)}")
+        asking = [one.name for one in attackers if one.tier == "T2"]
+        if asking and parametrisation is not None:
+            raise ValueError(
+                f"'{asking[0]}' only asks, and changes all pixels: it takes no patch and no low resolution"
+            )
         self.monitor, self.subjects, self.attackers = monitor, subjects, tuple(attackers)
         self.epsilons = tuple(sorted(epsilons))
         rate = monitor.false_alarm_rate if rate is None else rate
@@ -153,14 +162,14 @@ class AttackRun:
         self.settings = {
             "inlier": version("inlier"), "attackers": [asdict(one) for one in self.attackers],
             "epsilons": list(self.epsilons), "norm": norm, "rate": rate, "seed": seed, "images": len(subjects),
-            "size": list(subjects.images.shape[1:]), "surface": SURFACE, "pixels": digest(subjects.images),
-            "network": monitor.backbone.fingerprint(),
+            "size": list(subjects.images.shape[1:]), "surface": surface_of(parametrisation),
+            "pixels": digest(subjects.images), "network": monitor.backbone.fingerprint(),
         }  # fmt: skip
         limit = limit_of(monitor, rate)  # a rate that cannot be is refused before anything is written
         place = Workplace(out, self.settings | {"limit": limit}, "an attack", "work/attack.json")
         self.at_work = Assaults(
-            monitor, subjects, place, rate=rate, norm=norm, shown=SHOWN, keep=keep, batch_size=batch_size, seed=seed,
-            progress=progress,
+            monitor, subjects, place, rate=rate, norm=norm, shown=SHOWN, keep=keep, parametrisation=parametrisation,
+            batch_size=batch_size, seed=seed, progress=progress,
         )  # fmt: skip
 
     def run(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -241,6 +250,27 @@ class AttackRun:
         if self.subjects.wrong:
             told.append(f"{self.subjects.wrong} images were left out: the network classifies them wrong as they are.")
         return told
+
+
+def surface_of(parametrisation: Parametrisation | None) -> str:
+    """What is attacked, in words; no two surfaces have the same.
+
+    Raises:
+        TypeError: one that has no words.
+    """
+    if parametrisation is None:
+        return SURFACE
+    if isinstance(parametrisation, LowResolution):
+        height, width = parametrisation.size
+        return f"{SURFACE}, through a copy of {height} x {width} whose change is up-sampled ({parametrisation.mode})"
+    if isinstance(parametrisation, MaskedPatch):
+        rows, columns = parametrisation.mask.nonzero(as_tuple=True)
+        return (
+            f"{SURFACE}, in a patch of {len(rows)} pixels alone, rows {rows.min()} to {rows.max()}, columns "
+            f"{columns.min()} to {columns.max()} ({digest(parametrisation.mask)})"
+        )
+    told = type(parametrisation).__name__
+    raise TypeError(f"An attack on a monitor moves pixels, those of a patch or of a smaller image, not {told}")
 
 
 def doubts(row: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from inlier.attacks.constraints import LowResolution, MaskedPatch
 from inlier.attacks.engine import Attack, AttackResult
 from inlier.attacks.joint import WAYS, attack_monitor
 from inlier.attacks.recipes import RECIPES, Recipe
+from inlier.attacks.targets import TargetKind, target_maps, target_named
 from inlier.attacks.universal import UniversalDelta, gd_uap
 from inlier.backbones.base import Backbone
 from inlier.backbones.load import load_backbone
@@ -143,37 +145,47 @@ class Attacked(Change):
     attack: Attack
     recipe: Recipe
     probe: Probe
-    target: int | None
+    target: int | TargetKind | None
     told: str
     seed: int
 
     def make(self, images: Images, names: Sequence[str]) -> Images:
-        if self.attack.start == "clean":
+        if self.attack.start == "clean" and not isinstance(self.target, str):
             return self.run(images, 0).images.to(images)
         each = [self.run(images[i : i + 1], seed_of(self.seed, self.told, name)).images for i, name in enumerate(names)]
         return torch.cat(each).to(images)
 
     def run(self, images: Images, seed: int) -> AttackResult:
-        recipe = self.recipe
-        return self.attack(self.probe, images, recipe.objective, better=recipe.better, target=self.target, seed=seed)
+        recipe, backbone = self.recipe, self.probe.backbone
+        wanted = (
+            target_maps(self.target, backbone.predict(images), backbone.task, seed=seed)
+            if isinstance(self.target, str) else self.target
+        )  # fmt: skip
+        return self.attack(self.probe, images, recipe.objective, better=recipe.better, target=wanted, seed=seed)
 
 
 @dataclass(frozen=True)
 class AttackPlan(ChangePlan):
-    """A recipe with its settings, and the class that it wants everywhere, if any."""
+    """A recipe with its settings, what it wants predicted, if it cares, and the patch that it keeps to, if any."""
 
     attack: Attack
     recipe: Recipe
     target: str | None
+    patch: Sequence[int]
 
     def change(self, ground: Ground) -> Change:
-        classes = ground.backbone.task.classes
-        if self.target is not None and self.target not in classes:
-            raise ValueError(
-                f"The target of '{self.entry.name}' is no class of the network. {nearest(self.target, list(classes))}"
-            )
-        target = None if self.target is None else classes.index(self.target)
-        return Attacked(self.attack, self.recipe, ground.probe, target, self.entry.name, ground.seed)
+        try:
+            target = None if self.target is None else target_named(self.target, ground.backbone.task)
+        except LookupError as error:
+            raise ValueError(f"The target of '{self.entry.name}' is none. {error.args[0]}") from error
+        if target == "other_scene":
+            raise ValueError(f"Images of a study are attacked one by one, so '{self.entry.name}' has no other scene")
+        attack = self.attack
+        if self.patch:
+            height, width, *at = self.patch
+            ways = MaskedPatch.rectangle((height, width), ground.size, (at[0], at[1]) if at else None)
+            attack = replace(attack, parametrisation=ways)
+        return Attacked(attack, self.recipe, ground.probe, target, self.entry.name, ground.seed)
 
 
 @dataclass(frozen=True)
@@ -250,8 +262,9 @@ def plans_of(tables: Sequence[Mapping[str, Any]]) -> list[ChangePlan | OtherImag
 
     * `perturbation`: a registered one; `severities` (one set each, by default 1), `paper`, the severity that is the
       paper's, `control`, true if it should alarm nobody, and the perturbation's own settings;
-    * `attack`: a recipe; `target`, a class that is wanted everywhere, `paper`, true if it is the paper's, and the
-      recipe's own settings;
+    * `attack`: a recipe; `target`, a class that is wanted everywhere or a kind of target map, `low_resolution`, [h, w]
+      of a smaller copy that is changed instead, `patch`, [h, w] or [h, w, row, column] of the only pixels that change,
+      `paper`, true if it is the paper's, and the recipe's own settings;
     * `joint`: a way of `attacks.joint.WAYS` to attack the network and one monitor; `monitor`, its name, `eps`, and the
       settings of `attack_monitor`. Other monitors are shown the same images, which were not made against them;
     * `universal`: `gd_uap`; `made_on`, a backbone (by default the one that is attacked), `paper`, and its settings;
@@ -315,11 +328,17 @@ def attacks(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
         raise LookupError(f"No recipe named '{recipe}'. {nearest(str(recipe), list(RECIPES))}")
     if RECIPES[recipe].needs_target and target is None:
         raise ValueError(f"The attack '{recipe}' needs target = a class of the network")
+    surface = {name: tuple(table[name]) for name in ("low_resolution", "patch") if name in table}
+    lengths = {name: len(numbers) for name, numbers in surface.items()}
+    if len(surface) > 1 or lengths.get("low_resolution", 2) != 2 or lengths.get("patch", 2) not in (2, 4):
+        raise ValueError(f"The attack '{recipe}' has low_resolution = [h, w] or patch = [h, w] or [h, w, row, column]")
     factory = RECIPES[recipe].factory
-    settings = rest(table, ("attack", "target", "paper", "name", "label"))
+    settings = rest(table, ("attack", "target", "low_resolution", "patch", "paper", "name", "label"))
     attack = from_keywords(factory, settings, f"attack '{recipe}'")
-    entry = named(table, recipe, "attack", {"recipe": recipe, "target": target, **defaults(factory), **settings})
-    return [AttackPlan(entry, attack, RECIPES[recipe], target)]
+    if "low_resolution" in surface:
+        attack = replace(attack, parametrisation=LowResolution(surface["low_resolution"]))
+    told = {"recipe": recipe, "target": target, **surface, **defaults(factory), **settings}
+    return [AttackPlan(named(table, recipe, "attack", told), attack, RECIPES[recipe], target, surface.get("patch", ()))]
 
 
 def joints(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
