@@ -13,7 +13,7 @@ test: .venv/dev ## set up, check and test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-slow: .venv/dev ## the tests that take more than ten seconds each
+slow: .venv/dev ## the tests that take long
 	$(BIN)/python -m pytest -n 2 -m slow
 
 bench: .venv/dev ## every benchmark, as ratios in one run

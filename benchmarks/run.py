@@ -1,4 +1,4 @@
-"""Every benchmark in one run: `python benchmarks/run.py [--out FILE]`. Reports ratios and never fails.
+"""Every benchmark in one run: `python benchmarks/run.py [--out FILE] [SUITE ...]`. Reports ratios and never fails.
 
 A ratio is ours over theirs, or theirs over ours where the requirement is a speed-up; the column says which.
 
@@ -35,7 +35,7 @@ KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_":
 def main() -> None:
     """Run, print a table, and write the rows if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="write the rows as JSON")
+    parser.add_argument("--out", type=Path, help="write the rows as JSON; those of suites that are not run stay there")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("suites", nargs="*", help=f"some of {', '.join(SUITES)}; by default all")
     arguments = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> None:
         for row in suite.run():
             sense = row.get("sense", usual)
             met = row["ratio"] >= row["required"] if sense == "at least" else row["ratio"] <= row["required"]
-            rows.append(row | {"sense": sense, "met": met})
+            rows.append({"suite": name} | row | {"sense": sense, "met": met})
             print(
                 f"{row['name']:46} ours {row['ours_ms']:10.2f} ms   theirs {row['theirs_ms']:10.2f} ms   "
                 f"ratio {row['ratio']:9.3f} ({sense} {row['required']:g}: {'met' if met else 'NOT MET'}, "
@@ -59,7 +59,10 @@ def main() -> None:
                 flush=True,
             )
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+        there = json.loads(arguments.out.read_text()) if arguments.out.is_file() else []
+        kept = [row for row in there if row.get("suite") in set(SUITES) - set(arguments.suites or SUITES)]
+        ordered = sorted([*kept, *rows], key=lambda row: list(SUITES).index(row["suite"]))
+        arguments.out.write_text(json.dumps(ordered, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -294,6 +294,7 @@ def test_a_set_depends_neither_on_the_batch_nor_on_the_other_sets(data, tmp_path
     assert alike(replace(one, sets=()), replace(other, sets=()))
 
 
+@pytest.mark.slow
 def test_what_was_ended_goes_on_and_ends_with_the_same_record(data, tmp_path, ran):
     class Ended(Exception):
         pass

@@ -389,6 +389,7 @@ def test_progress_names_each_phase(backbone):
 # --- keys and seeds --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_equal_seeds_make_equal_monitors_and_other_seeds_others(backbone):
     def made(seed):
         state = torch.get_rng_state()

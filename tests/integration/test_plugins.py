@@ -91,6 +91,7 @@ def test_a_monitor_with_a_plugin_is_fitted_saved_and_scores(place):
     assert len(list((place.folder / "dark").iterdir())) == 40
 
 
+@pytest.mark.slow
 def test_a_mistyped_plugin_or_setting_is_answered_with_the_nearest(place):
     fit = ("fit", "--backbone", "street", "--images", "images", "--detector")
     assert "Did you mean 'nearest_neighbour'?" in place.inlier(*fit, "nearest_neighbor", code=2).stderr
@@ -100,6 +101,7 @@ def test_a_mistyped_plugin_or_setting_is_answered_with_the_nearest(place):
     )
 
 
+@pytest.mark.slow
 def test_the_example_passes_its_own_tests(place):
     tests = EXAMPLE / "tests"
     flags = ("-q", "-p", "no:cacheprovider", "-W", "error", "--rootdir", tests)
@@ -140,6 +142,7 @@ def pair(path, *, labelled=True, **choice):
 '''
 
 
+@pytest.mark.slow
 def test_backbones_and_data_sets_come_the_same_way(tmp_path):
     place = Place(tmp_path)
     place.claim("tiny-backbone", "inlier.backbones", "tiny", "offered:tiny")

@@ -337,6 +337,7 @@ def test_an_absent_backbone_knows_what_it_stands_for():
 # --- more than memory ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_monitor_of_mapped_readings_is_that_of_readings_in_memory(backbone, tmp_path, stored):
     monitor = Monitor(backbone, EVERY, seed=0)

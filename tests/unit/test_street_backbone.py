@@ -37,6 +37,7 @@ def test_it_is_worth_monitoring_on_fresh_scenes_of_the_worlds_it_knows(backbone)
     assert 0.6 <= mean_iou(backbone, TRAINING_WORLDS) <= 0.85
 
 
+@pytest.mark.slow
 def test_an_unseen_world_is_a_real_shift(backbone):
     known = mean_iou(backbone, TRAINING_WORLDS)
     for world in UNSEEN_WORLDS:
