@@ -21,11 +21,12 @@ from inlier.evaluation.rings import (
     DistanceDetector,
     Ordinary,
     Square,
-    looks,
     ring_names,
     rings,
     seen_by,
+    zones,
 )
+from inlier.files import read_tensors
 from inlier.report.document import document_html, document_text
 from inlier.report.documents import DOCUMENTS
 from inlier.report.folder import without_images, write_report
@@ -66,10 +67,10 @@ def test_the_pixels_inside_are_those_of_the_mask_and_the_first_ring_is_as_wide_a
     assert ring_names([3]) == ["inside", "0 to 3", "from 3"]
 
 
-def test_a_look_is_the_mean_over_its_ring_or_over_all_from_it_on():
+def test_a_zone_is_the_mean_over_its_ring_or_over_all_from_it_on():
     numbers = rings(Square(4, 4, 4).distance((12, 12), (12, 12)), [2, 50])
     maps = torch.rand(3, 12, 12)
-    seen = seen_by(maps, looks(numbers, 4))
+    seen = seen_by(maps, zones(numbers, 4))
     for ring in range(3):
         assert seen[:, ring] == pytest.approx(maps[:, numbers == ring].double().mean(1).numpy())
         assert seen[:, 4 + ring] == pytest.approx(maps[:, numbers >= ring].double().mean(1).numpy())
@@ -104,7 +105,7 @@ def test_a_detector_sees_what_is_planted_in_its_ring_and_no_other_does():
     generator = torch.Generator().manual_seed(0)
     known = Ordinary.of([[torch.randn(60, 3, 20, 20, generator=generator)]], 5)
     numbers = rings(Square(8, 8, 4).distance((20, 20), (20, 20)), [2, 4])
-    weights = looks(numbers, 4)
+    weights = zones(numbers, 4)
 
     def seen(maps):
         return seen_by(known.surprise([maps])[0], weights)[:, None]
@@ -121,7 +122,7 @@ def test_a_detector_sees_what_is_planted_in_its_ring_and_no_other_does():
         assert detector.flagged(scores)[:, ring].float().mean() > 0.5
 
 
-def test_a_tap_without_a_place_is_left_out_and_a_look_without_any_has_no_score():
+def test_a_tap_without_a_place_is_left_out_and_a_zone_without_any_has_no_score():
     clean = torch.randn(40, 2, 3).double()
     clean[:, 1, 1] = clean[:, :, 2] = torch.nan
     detector = DistanceDetector.fit(clean, 0.1)
@@ -169,20 +170,10 @@ def test_networks_without_places_are_told():
 # --- the experiment --------------------------------------------------------------------------------------------------
 
 
-def reader_of_signs():
-    """A classifier with maps."""
-    network = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                            nn.Linear(6, 3))  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator)
-    return Backbone(network, Classification(("cat", "dog", "ship")))
-
-
 SETTINGS = {
     "networks": [
         {"name": "toy", "backbone": "toy_segmentation:segmenter", "label": "a toy"},
-        {"name": "signs", "backbone": "test_patches:reader_of_signs"},
+        {"name": "signs", "backbone": "toy_classifier:convolutional"},
     ],
     "monitors": [{"name": "bands", "detectors": "mahalanobis(taps='0')", "label": "Mahalanobis"}],
     "fit": "{data}/fit.npz", "clean": "{data}/clean.npz", "held_out": 30, "reference": 24, "images": 5, "rate": 0.1,
@@ -257,7 +248,7 @@ def test_who_looks_where_nothing_changed_notices_nothing(ran):
         assert alarms["beyond"][0]["images"] == 24
 
 
-def test_a_classifier_is_asked_for_its_class_and_tokens_and_vectors_are_left_out(ran):
+def test_a_classifier_is_asked_for_its_class_and_its_vectors_have_no_places(ran):
     _, results = ran
     signs = next(network for network in results["networks"] if network["name"] == "signs")
     assert [tap["tap"] for tap in signs["taps"]] == ["0", "1"]
@@ -300,8 +291,6 @@ def test_in_a_ball_patches_keep_to_it_and_without_held_out_images_part_of_the_fi
     results = from_keywords(Patches, settings, "toy").run(tmp_path / "out", data=data)
     assert (results["fitted_to"], results["held_out"]) == (20, 20)
     file = next((tmp_path / "out" / "work").glob("toy_6_patches*"))
-    from inlier.files import read_tensors
-
     tensors, _ = read_tensors(file)
     clean = np.load(data / "clean.npz")["images"]
     for kind in KINDS:

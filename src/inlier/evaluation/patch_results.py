@@ -35,9 +35,9 @@ def mean_bands(values: Float64[Tensor, "n k"], seed: int) -> list[dict[str, floa
 
 
 def area_bands(
-    clean: Float64[Tensor, "m looks"], scores: Float64[Tensor, "n looks"], seed: int
+    clean: Float64[Tensor, "m zones"], scores: Float64[Tensor, "n zones"], seed: int
 ) -> list[dict[str, Any] | None]:
-    """The AUROC of each look against clean images with its 95 % bootstrap interval; None where it saw nothing.
+    """The AUROC of each zone's detector against clean images, 95 % bootstrap interval; None where it saw nothing.
 
     Where the bootstrap has no width, at AUROC 0 and 1, the closed form stands in.
     """

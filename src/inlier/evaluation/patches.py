@@ -31,7 +31,7 @@ from inlier.evaluation.guarded import Guarded, GuardedWork
 from inlier.evaluation.guards import Guard, NetworkPlan, Pool, scores_of
 from inlier.evaluation.measure import share
 from inlier.evaluation.patch_results import area_bands, gates, mean_bands, strip
-from inlier.evaluation.rings import DistanceDetector, Ordinary, Square, looks, ring_names, rings, seen_by
+from inlier.evaluation.rings import DistanceDetector, Ordinary, Square, ring_names, rings, seen_by, zones
 from inlier.images import evenly
 from inlier.perturbations.base import to_8_bit
 from inlier.probe import Probe
@@ -238,9 +238,9 @@ class Work(GuardedWork[Patches]):
         """The ring of each cell of a grid over the images."""
         return rings(square.distance(grid, self.pixels), self.told.rings)
 
-    def weights(self, square: Square, eye: Eye) -> list[Float64[Tensor, "looks hw"]]:
-        """What each look sees of each tap."""
-        return [looks(self.rings_of(square, shape[1:]), self.count) for shape in eye.shapes.values()]
+    def weights(self, square: Square, eye: Eye) -> list[Float64[Tensor, "zones hw"]]:
+        """What each zone takes of each tap, as weights."""
+        return [zones(self.rings_of(square, shape[1:]), self.count) for shape in eye.shapes.values()]
 
     def looked_at(
         self, plan: NetworkPlan, guards: Sequence[Guard], eye: Eye, found: Mapping[str, list[dict[str, Any]]]
@@ -256,14 +256,14 @@ class Work(GuardedWork[Patches]):
                 {"network": plan.name, "side": None, "kind": CLEAN}, guard, clean[guard.name][self.places], found
             )
         held_out, reference = (
-            self.clean_looks(plan, eye, name, images)
+            self.clean_zones(plan, eye, name, images)
             for name, images in (("held_out", self.held_out), ("reference", self.pool.reference.images))
         )
         for square in self.squares:
             detector = DistanceDetector.fit(held_out[f"{square.side}"], self.told.rate)
             others = detector.scores(reference[f"{square.side}"])
             who = {"network": plan.name, "side": square.side}
-            found["false_alarms"].append(who | self.by_look(
+            found["false_alarms"].append(who | self.by_zone(
                 [share(flags) for flags in detector.flagged(others).unbind(1)], others
             ))  # fmt: skip
             self.tell_seen({**who, "kind": CLEAN}, detector, others, others[self.places], found)
@@ -302,10 +302,10 @@ class Work(GuardedWork[Patches]):
         tensors, _ = self.place.part(f"{plan.name} ordinary", made)
         return Ordinary.from_tensors(tensors, eye.probe.backbone.mean.device)
 
-    def clean_looks(
+    def clean_zones(
         self, plan: NetworkPlan, eye: Eye, name: str, images: Images
-    ) -> dict[str, Float64[Tensor, "n taps looks"]]:
-        """The surprise of clean images at what every look sees, for the patch of each side."""
+    ) -> dict[str, Float64[Tensor, "n taps zones"]]:
+        """The surprise of clean images in every zone, for the patch of each side."""
 
         def made() -> tuple[dict[str, Tensor], dict[str, Any]]:
             ordinary = self.ordinary(plan, eye)
@@ -317,7 +317,7 @@ class Work(GuardedWork[Patches]):
                     found[side].append(over_taps(surprise, each))
             return {side: torch.cat(parts) for side, parts in found.items()}, {}
 
-        tensors, _ = self.place.part(f"{plan.name} {name} looks", made)
+        tensors, _ = self.place.part(f"{plan.name} {name} zones", made)
         return tensors
 
     def patched(self, plan: NetworkPlan, backbone: Backbone, square: Square) -> tuple[dict[str, Images], float]:
@@ -389,7 +389,7 @@ class Work(GuardedWork[Patches]):
         Clean and patched images go through the network in batches of the same size, so that what a patch cannot reach
         is the same to the last bit.
         """
-        weights, pixels = self.weights(square, eye), looks(self.rings_of(square, self.pixels), self.count)
+        weights, pixels = self.weights(square, eye), zones(self.rings_of(square, self.pixels), self.count)
         far = [square.distance(shape[1:], self.pixels) for shape in eye.shapes.values()]
         found: dict[str, list[Tensor]] = {name: [] for name in ("damage", "seen", "change", "reached", "farthest")}
         before, after = [], []
@@ -414,8 +414,8 @@ class Work(GuardedWork[Patches]):
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
-    def by_look(self, values: Sequence[Any], scores: Float64[Tensor, "n looks"]) -> dict[str, list[Any]]:
-        """Values of all looks by ring and from each ring on; None where a look saw no place."""
+    def by_zone(self, values: Sequence[Any], scores: Float64[Tensor, "n zones"]) -> dict[str, list[Any]]:
+        """Values of all zones by ring and from each ring on; None where a zone has no place."""
         there = [None if nowhere else value for value, nowhere in zip(values, scores[0].isnan().tolist(), strict=True)]
         return {"rings": there[: self.count], "beyond": there[self.count :]}
 
@@ -442,14 +442,14 @@ class Work(GuardedWork[Patches]):
         })  # fmt: skip
 
     def tell_seen(
-        self, who: Mapping[str, Any], detector: DistanceDetector, others: Float64[Tensor, "m looks"],
-        scores: Float64[Tensor, "n looks"], found: Mapping[str, list[dict[str, Any]]],
+        self, who: Mapping[str, Any], detector: DistanceDetector, others: Float64[Tensor, "m zones"],
+        scores: Float64[Tensor, "n zones"], found: Mapping[str, list[dict[str, Any]]],
     ) -> None:  # fmt: skip
-        """What detectors with each look make of the images, against clean ones."""
+        """What the detector of each zone makes of the images, against clean ones."""
         flagged = [share(flags) for flags in detector.flagged(scores).unbind(1)]
         bands = area_bands(others, scores, self.told.seed)
         both = [(area or {}) | {"flagged": flags} for area, flags in zip(bands, flagged, strict=True)]
-        found["seen"].append(dict(who) | self.by_look(both, scores))
+        found["seen"].append(dict(who) | self.by_zone(both, scores))
 
     def judge(
         self, who: Mapping[str, Any], guard: Guard, scores: Scores, found: Mapping[str, list[dict[str, Any]]]
@@ -458,6 +458,6 @@ class Work(GuardedWork[Patches]):
         found["judged"].append({**who, "monitor": guard.name, "flagged": share(scores > guard.limit)})
 
 
-def over_taps(maps: Sequence[Float[Tensor, "n h w"]], weights: Sequence[Tensor]) -> Float64[Tensor, "n taps looks"]:
-    """The mean of each tap's map over what each look sees."""
+def over_taps(maps: Sequence[Float[Tensor, "n h w"]], weights: Sequence[Tensor]) -> Float64[Tensor, "n taps zones"]:
+    """The mean of each tap's map over each zone."""
     return torch.stack([seen_by(each, weight) for each, weight in zip(maps, weights, strict=True)], 1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inlier.calibration import Calibration
 
-__all__ = ["DistanceDetector", "Ordinary", "Square", "looks", "ring_names", "rings", "seen_by"]
+__all__ = ["DistanceDetector", "Ordinary", "Square", "ring_names", "rings", "seen_by", "zones"]
 
 CLIP = 5.0
 """Standard deviations beyond which an activation counts no more: else a few places with a long tail are the score."""
@@ -91,15 +91,15 @@ def ring_names(edges: Sequence[float]) -> list[str]:
     return ["inside", *between, f"from {edges[-1]:g}"]
 
 
-def looks(numbers: Int[Tensor, "h w"], count: int) -> Float64[Tensor, "looks hw"]:
-    """Weights of a mean over each of `count` rings, then over each with all that lie farther; nan where none does."""
+def zones(numbers: Int[Tensor, "h w"], count: int) -> Float64[Tensor, "zones hw"]:
+    """Weights of a mean over each zone: each of `count` rings, then each with all that lie farther; nan of no place."""
     flat, wanted = numbers.flatten(), torch.arange(count)[:, None]
     chosen = torch.cat([flat == wanted, flat >= wanted]).double()
     return chosen / chosen.sum(1, keepdim=True)
 
 
-def seen_by(maps: Float[Tensor, "n h w"], weights: Float64[Tensor, "looks hw"]) -> Float64[Tensor, "n looks"]:
-    """The mean of each map over what each look sees."""
+def seen_by(maps: Float[Tensor, "n h w"], weights: Float64[Tensor, "zones hw"]) -> Float64[Tensor, "n zones"]:
+    """The mean of each map over each zone."""
     return maps.flatten(1).double().cpu() @ weights.T
 
 
@@ -177,9 +177,9 @@ def moments(
 
 @dataclass(frozen=True, eq=False)
 class DistanceDetector:
-    """A detector for every look: it sees no activation elsewhere, and each has a threshold of its own.
+    """A detector for every zone: it sees no activation elsewhere, and has a threshold of its own.
 
-    The score is the mean over taps of the mean surprise at the places of the look, in standard deviations of clean
+    The score is the mean over taps of the mean surprise at the places of the zone, in standard deviations of clean
     images that nothing was fitted to: a tap with many channels counts as much as one with few. A tap that has no place
     there is left out; where none has one, the score is nan.
 
@@ -188,12 +188,12 @@ class DistanceDetector:
         limits: the largest score that is not flagged; nan where there is no score.
     """
 
-    centre: Float64[Tensor, "taps looks"]
-    scale: Float64[Tensor, "taps looks"]
-    limits: Float64[Tensor, " looks"]
+    centre: Float64[Tensor, "taps zones"]
+    scale: Float64[Tensor, "taps zones"]
+    limits: Float64[Tensor, " zones"]
 
     @classmethod
-    def fit(cls, clean: Float64[Tensor, "m taps looks"], rate: float) -> Self:
+    def fit(cls, clean: Float64[Tensor, "m taps zones"], rate: float) -> Self:
         """Calibrate with clean images that nothing was fitted to.
 
         Raises:
@@ -207,10 +207,10 @@ class DistanceDetector:
         ]
         return replace(made, limits=torch.tensor(limits, dtype=torch.float64))
 
-    def scores(self, seen: Float64[Tensor, "n taps looks"]) -> Float64[Tensor, "n looks"]:
-        """One score for each look."""
+    def scores(self, seen: Float64[Tensor, "n taps zones"]) -> Float64[Tensor, "n zones"]:
+        """One score for each zone."""
         return ((seen - self.centre) / self.scale).nanmean(1)
 
-    def flagged(self, scores: Float64[Tensor, "n looks"]) -> Bool[Tensor, "n looks"]:
+    def flagged(self, scores: Float64[Tensor, "n zones"]) -> Bool[Tensor, "n zones"]:
         """Whether each score is above its threshold."""
         return scores > self.limits

@@ -110,7 +110,8 @@ def sections_of(results: Mapping[str, Any], network: Entry, legend: Sequence[tup
     yield Section(
         f"kinds_{name}", f"The attack beside other patches: {label}",
         ["The same AUROC, patch by patch: with everything nearer hidden, the attack, what nobody optimised, and the "
-         "same images without a patch, which ought to be at 50."],
+         "same images without a patch, which ought to be at 50. The table has the false alarms of the same detectors; "
+         "a threshold set with few images is a draw, and drives differ, which its intervals do not know of."],
         kinds, list(kind_plots(results, network)), [alarms_table(results, network)], folded=True,
     )  # fmt: skip
     yield Section(
