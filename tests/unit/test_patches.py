@@ -213,10 +213,11 @@ def test_the_attack_does_most_harm_and_all_of_it_within_its_reach(ran):
             harm["attack"]["damage"]["mean"] > harm[kind]["damage"]["mean"] for kind in KINDS if kind != "attack"
         )
         # Two 3 x 3 convolutions reach two pixels, at 0.5 and 1.5.
-        inside, first, second, beyond = harm["attack"]["rings"]
+        inside, first, second, beyond, nowhere = harm["attack"]["rings"]
         assert inside["mean"] > 0
-        assert first is not None
+        assert first["mean"] > 0
         assert second["mean"] >= beyond["mean"] == 0.0
+        assert nowhere is None
         assert all(row["changed_outside"] == 0 for row in harm.values())
     assert all(gate["verdict"] == "PASS" for gate in results["gates"][:4])
 
@@ -229,7 +230,7 @@ def test_activations_feel_a_patch_as_far_as_they_see(ran):
         assert last["farthest"] == 1.5
         assert first["change"][0] > 0
         assert first["reached"][:2] == [1.0, 1.0]
-        assert first["change"][2:] == [0.0, 0.0]
+        assert first["change"][2:] == [0.0, 0.0, None]
         assert last["change"][3] == 0.0
         side = row["side"]
         assert first["share"] == pytest.approx((side + 2) ** 2 / 144)
