@@ -105,10 +105,10 @@ def test_a_detector_sees_what_is_planted_in_its_ring_and_no_other_does():
     generator = torch.Generator().manual_seed(0)
     known = Ordinary.of([[torch.randn(60, 3, 20, 20, generator=generator)]], 5)
     numbers = rings(Square(8, 8, 4).distance((20, 20), (20, 20)), [2, 4])
-    weights = zones(numbers, 4)
+    inside = zones(numbers, 4)
 
     def seen(maps):
-        return seen_by(known.surprise([maps])[0], weights)[:, None]
+        return seen_by(known.surprise([maps])[0], inside)[:, None]
 
     held_out, clean = (torch.randn(60, 3, 20, 20, generator=generator) for _ in range(2))
     detector = DistanceDetector.fit(seen(held_out), 0.05)

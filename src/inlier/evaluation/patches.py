@@ -239,8 +239,8 @@ class Work(GuardedWork[Patches]):
         """The ring of each cell of a grid over the images."""
         return rings(square.distance(grid, self.pixels), self.told.rings)
 
-    def weights(self, square: Square, eye: Eye) -> list[Float64[Tensor, "zones hw"]]:
-        """What each zone takes of each tap, as weights."""
+    def zones(self, square: Square, eye: Eye) -> list[Float64[Tensor, "zones hw"]]:
+        """The places of each tap that are in each zone."""
         return [zones(self.rings_of(square, shape[1:]), self.count) for shape in eye.shapes.values()]
 
     def looked_at(
@@ -310,12 +310,12 @@ class Work(GuardedWork[Patches]):
 
         def made() -> tuple[dict[str, Tensor], dict[str, Any]]:
             ordinary = self.ordinary(plan, eye)
-            weights = {f"{square.side}": self.weights(square, eye) for square in self.squares}
-            found: dict[str, list[Tensor]] = {side: [] for side in weights}
+            every = {f"{square.side}": self.zones(square, eye) for square in self.squares}
+            found: dict[str, list[Tensor]] = {side: [] for side in every}
             for part in self.batches(images, f"{plan.name}, {name} images"):
                 surprise = ordinary.surprise(eye(part)[1])
-                for side, each in weights.items():
-                    found[side].append(over_taps(surprise, each))
+                for side, inside in every.items():
+                    found[side].append(over_taps(surprise, inside))
             return {side: torch.cat(parts) for side, parts in found.items()}, {}
 
         tensors, _ = self.place.part(f"{plan.name} {name} zones", made)
@@ -390,7 +390,7 @@ class Work(GuardedWork[Patches]):
         Clean and patched images go through the network in batches of the same size, so that what a patch cannot reach
         is the same to the last bit.
         """
-        weights, pixels = self.weights(square, eye), zones(self.rings_of(square, self.pixels), self.count)
+        inside, pixels = self.zones(square, eye), zones(self.rings_of(square, self.pixels), self.count)
         far = [square.distance(shape[1:], self.pixels) for shape in eye.shapes.values()]
         found: dict[str, list[Tensor]] = {name: [] for name in ("damage", "seen", "change", "reached", "farthest")}
         before, after = [], []
@@ -401,9 +401,9 @@ class Work(GuardedWork[Patches]):
             touched = [(b != a).any(1).double().cpu() for a, b in zip(then, maps, strict=True)]
             wrong = (now != was).double()
             found["damage"].append(seen_by(wrong, pixels) if wrong.ndim > 1 else wrong[:, None])
-            found["seen"].append(over_taps(ordinary.surprise(maps), weights))
-            found["change"].append(over_taps(ordinary.change(then, maps), weights))
-            found["reached"].append(over_taps(touched, weights))
+            found["seen"].append(over_taps(ordinary.surprise(maps), inside))
+            found["change"].append(over_taps(ordinary.change(then, maps), inside))
+            found["reached"].append(over_taps(touched, inside))
             found["farthest"].append(torch.stack([
                 (where * (reach + 1)).flatten(1).amax(1) - 1 for where, reach in zip(touched, far, strict=True)
             ], 1))  # fmt: skip
@@ -459,6 +459,6 @@ class Work(GuardedWork[Patches]):
         found["judged"].append({**who, "monitor": guard.name, "flagged": share(scores > guard.limit)})
 
 
-def over_taps(maps: Sequence[Float[Tensor, "n h w"]], weights: Sequence[Tensor]) -> Float64[Tensor, "n taps zones"]:
+def over_taps(maps: Sequence[Float[Tensor, "n h w"]], inside: Sequence[Tensor]) -> Float64[Tensor, "n taps zones"]:
     """The mean of each tap's map over each zone."""
-    return torch.stack([seen_by(each, weight) for each, weight in zip(maps, weights, strict=True)], 1)
+    return torch.stack([seen_by(*each) for each in zip(maps, inside, strict=True)], 1)

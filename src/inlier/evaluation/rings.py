@@ -92,15 +92,14 @@ def ring_names(edges: Sequence[float]) -> list[str]:
 
 
 def zones(numbers: Int[Tensor, "h w"], count: int) -> Float64[Tensor, "zones hw"]:
-    """Weights of a mean over each zone: each of `count` rings, then each with all that lie farther; nan of no place."""
+    """1 where a place is in a zone, else 0: each of `count` rings, then each of them with all that lie farther."""
     flat, wanted = numbers.flatten(), torch.arange(count)[:, None]
-    chosen = torch.cat([flat == wanted, flat >= wanted]).double()
-    return chosen / chosen.sum(1, keepdim=True)
+    return torch.cat([flat == wanted, flat >= wanted]).double()
 
 
-def seen_by(maps: Float[Tensor, "n h w"], weights: Float64[Tensor, "zones hw"]) -> Float64[Tensor, "n zones"]:
-    """The mean of each map over each zone."""
-    return maps.flatten(1).double().cpu() @ weights.T
+def seen_by(maps: Float[Tensor, "n h w"], inside: Float64[Tensor, "zones hw"]) -> Float64[Tensor, "n zones"]:
+    """The mean of each map over each zone; nan where it has no place."""
+    return maps.flatten(1).double().cpu() @ inside.T / inside.sum(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +123,9 @@ class Ordinary:
         for `shrinkage` further images of each place: of 0 only the place counts, of many only the row. A row, since the
         camera is upright: what is ordinary differs from sky to road far more than from left to right.
         """
-        count, sums, squares = 0, [], []
+        count = 0
+        sums: list[Tensor] = []
+        squares: list[Tensor] = []
         for batch in batches:
             now = [(maps.double().sum(0), maps.double().square().sum(0)) for maps in batch]
             count += len(batch[0])

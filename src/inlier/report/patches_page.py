@@ -28,7 +28,7 @@ def patches_page(results: Mapping[str, Any]) -> Document:
     """The page of an experiment of the kind `patches`."""
     sides = [patch["side"] for patch in results["patches"]]
     legend = [(f"{side} x {side} pixels", f"s{n % STYLES}") for n, side in enumerate(sides)]
-    sections = []
+    sections: list[Section] = []
     for network in results["networks"]:
         sections += sections_of(results, network, legend)
     strips = list(strips_of(results))
