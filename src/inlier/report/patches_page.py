@@ -18,6 +18,8 @@ from inlier.report.tables import Cell, Column, Rate, Spread, Table, Value, numbe
 __all__ = ["patches_page"]
 
 ALL = {**KINDS, CLEAN: "no patch"}
+SHOWN = ("attack", "noise", "object", CLEAN)
+"""Of these, in the figures of who notices."""
 LEAST = 1e-6
 """A change below it counts as this, for its logarithm."""
 ACROSS = "from the patch's edge, pixels"
@@ -96,15 +98,16 @@ def sections_of(results: Mapping[str, Any], network: Entry, legend: Sequence[tup
         ["Each detector looks at the activations of one ring, at all taps, and at nothing else. AUROC of patched "
          "images against clean ones that nobody touched, with 95 % bootstrap intervals over images; 50 is chance. "
          "The score is how far activations are from what is ordinary at their places. What notices the attack and no "
-         "harmless patch of the same size says something of attacks; what notices both, only that a patch is there."],
-        legend, [*seen_plots(results, network, "rings", "attack"), *seen_plots(results, network, "rings", "object")],
+         "harmless patch of the same size says something of attacks; what notices both, only that a patch is there. "
+         "The same images without a patch ought to be at 50: by how much they are not is what their choice does."],
+        legend, list(seen_plots(results, network, "rings")),
         [seen_table(results, network, "rings")],
     )  # fmt: skip
     yield Section(
         f"beyond_{name}", f"Everything nearer hidden: {label}",
         ["The same for detectors that see all activations from a distance on, and none that is nearer. The first sees "
          "everything."],
-        legend, [*seen_plots(results, network, "beyond", "attack"), *seen_plots(results, network, "beyond", "object")],
+        legend, list(seen_plots(results, network, "beyond")),
         [seen_table(results, network, "beyond")],
     )  # fmt: skip
     yield Section(
@@ -172,15 +175,16 @@ def felt_plots(results: Mapping[str, Any], network: Entry) -> Iterator[Plot]:
         yield Plot(label, line_chart(f"Change of activations: {label}", "A line a tap.", lines, across(results), up))
 
 
-def seen_plots(results: Mapping[str, Any], network: Entry, what: str, kind: str) -> Iterator[Plot]:
-    """One kind of patch, a line for each size."""
-    lines = [
-        Line(f"{patch['side']}", areas(results, network, patch["side"], kind, what), style, band=True)
-        for style, patch in enumerate(results["patches"])
-    ]  # fmt: skip
-    label = f"{network['label']}, {KINDS[kind]}"
-    yield Plot(label, line_chart(f"AUROC over distance: {label}", "A line a size.", lines,
-                                 across(results, what == "beyond"), "AUROC, percent"))  # fmt: skip
+def seen_plots(results: Mapping[str, Any], network: Entry, what: str) -> Iterator[Plot]:
+    """A figure for what is in the patch, a line for each size."""
+    for kind in SHOWN:
+        lines = [
+            Line(f"{patch['side']}", areas(results, network, patch["side"], kind, what), style, band=True)
+            for style, patch in enumerate(results["patches"])
+        ]  # fmt: skip
+        label = f"{network['label']}, {ALL[kind]}"
+        yield Plot(label, line_chart(f"AUROC over distance: {label}", "A line a size.", lines,
+                                     across(results, what == "beyond"), "AUROC, percent"))  # fmt: skip
 
 
 def kind_plots(results: Mapping[str, Any], network: Entry) -> Iterator[Plot]:
