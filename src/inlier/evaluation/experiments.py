@@ -53,6 +53,7 @@ EXPERIMENTS: Registry[Callable[..., Experiment]] = Registry(
         "keys": Entry(
             "inlier.evaluation.keys:Keys", "what a secret sampling key is worth", "DAAIN, von Baußnern et al. 2021"
         ),
+        "patches": Entry("inlier.evaluation.patches:Patches", "how far from a patch its harm is done, and noticed"),
         "stress": Entry(
             "inlier.evaluation.stressing:StressExperiment", "a suite of attackers on a monitor that is fitted first"
         ),

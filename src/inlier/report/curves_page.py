@@ -13,7 +13,7 @@ from inlier.report.markup import fine_percent, nominal
 from inlier.report.parts import Plot, Thumbnails
 from inlier.report.tables import Cell, Column, Rate, Spread, Table, Value, words
 
-__all__ = ["curves_page", "gates_table"]
+__all__ = ["curves_page", "gates_table", "picked"]
 
 HIDE, ALARM = "hide", "false_alarm"
 NORMS = {"Linf": "Linf norm of the change", "L2": "L2 norm of the change"}

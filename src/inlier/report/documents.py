@@ -19,5 +19,6 @@ DOCUMENTS: Registry[Callable[[Mapping[str, Any]], Document]] = Registry(
         "curves": Entry("inlier.report.curves_page:curves_page", "robustness curves"),
         "hardening": Entry("inlier.report.hardening_page:hardening_page", "what hardening a network costs and brings"),
         "keys": Entry("inlier.report.keys_page:keys_page", "what a secret sampling key is worth"),
+        "patches": Entry("inlier.report.patches_page:patches_page", "harm and alarms over the distance from a patch"),
     },
 )
