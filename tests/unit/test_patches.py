@@ -15,6 +15,7 @@ from inlier.config import from_keywords
 from inlier.errors import Mismatch
 from inlier.evaluation.intervals import aurocs
 from inlier.evaluation.measure import without_nan
+from inlier.evaluation.patch_results import area_bands, gates, mean_bands
 from inlier.evaluation.patches import CLEAN, KINDS, Eye, Patches
 from inlier.evaluation.rings import (
     CLIP,
@@ -165,6 +166,47 @@ def test_networks_without_places_are_told():
     cropping = Backbone(nn.Conv2d(3, 2, 1), Classification(("a", "b")), size=(14, 14), crop=(12, 12))
     with pytest.raises(Mismatch, match="crops"):
         Eye.of(cropping, (12, 12), "everywhere")
+
+
+def held():
+    """What two patches came to, with nothing to doubt."""
+    cells = [
+        {"network": "net", "side": side, "kind": kind, "damage": {"mean": mean}, "changed_outside": 0.0,
+         "dead": 0.0 if kind == "attack" else None}
+        for side in (4, 8) for kind, mean in (("attack", 0.5), ("noise", 0.2), ("grey", 0.2), ("object", 0.9))
+    ]  # fmt: skip
+    alarms = {"rings": [{"interval": [0.01, 0.2]}, None], "beyond": [{"interval": [0.0, 0.1]}, None]}
+    return {"cells": cells, "false_alarms": [alarms]}
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        (lambda found: None, []), (lambda found: found["cells"][1].update(damage={"mean": 0.6}), [0]),
+        (lambda found: found["cells"][6].update(changed_outside=1 / 255), [1]),
+        (lambda found: found["cells"][4].update(damage={"mean": 0.45}), []),
+        (lambda found: found["cells"][4].update(damage={"mean": 0.35}), [2]),
+        (lambda found: found["cells"][4].update(dead=0.02), [3]),
+        (lambda found: found["false_alarms"][0]["rings"][0].update(interval=[0.06, 0.3]), [4]),
+    ],
+)  # fmt: skip
+def test_every_gate_fails_where_it_should(change, failed):
+    found = held()
+    change(found)
+    verdicts = [gate["verdict"] for gate in gates(found, images=10, rate=0.05)]
+    assert [n for n, verdict in enumerate(verdicts) if verdict == "FAIL"] == failed
+
+
+def test_intervals_are_told_where_there_is_a_value_and_have_a_width_at_an_auroc_of_one():
+    values = torch.rand(9, 3).double()
+    values[:, 1] = torch.nan
+    first, nothing, last = mean_bands(values, 0)
+    assert nothing is None
+    assert first["mean"] == pytest.approx(values[:, 0].mean().item())
+    assert last["low"] < last["mean"] < last["high"]
+    (found, nowhere, _) = area_bands(values, values + 2, 0)
+    assert (found["auroc"], nowhere) == (1.0, None)
+    assert found["auroc_interval"][0] < 1
 
 
 # --- the experiment --------------------------------------------------------------------------------------------------
