@@ -205,7 +205,7 @@ def on_network(
     """A recipe or a perturbation for all images on the network alone."""
     from inlier.cli.summary import say, say_skipped
 
-    if eps is None and moved[1] is not None and "_l2" not in recipe:
+    if eps is None and moved[1] is not None and "_l2" not in recipe and not recipe.endswith(DELTA):
         eps = "1"
     radii: list[float | None] = [None] if eps is None else list(epsilons_from(eps, 1e6 if "_l2" in recipe else 1.0))
     told = []

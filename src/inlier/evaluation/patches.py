@@ -70,8 +70,7 @@ class Patches(Guarded):
         steps, step_size, restarts: of the attack: momentum sign steps from noise that shrink along a cosine; the best
             iterate is kept. The first step is a quarter of eps by default, an eighth of the range without one.
         loss: `masked_cross_entropy` or `hinge`, of a dense network; of a classifier it is cross-entropy.
-        shrinkage: of what is ordinary at a place, see `Ordinary`. Held-out clean CamVid frames are about as likely from
-            0 to 5, of 91 frames, and less beyond; a fit of few images needs some.
+        shrinkage: of what is ordinary at a place, see `Ordinary`; a fit of few images needs some.
         folds, block: with `held_out` of 0, one of so many parts of the images of the fit, in blocks of so many
             neighbours, is not fitted to: monitors and distance detectors are calibrated with it.
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from inlier.attacks.constraints import MaskedPatch
 from inlier.calibration import Calibration
 
 __all__ = ["DistanceDetector", "Ordinary", "Square", "ring_names", "rings", "seen_by", "zones"]
@@ -57,9 +58,7 @@ class Square:
 
     def mask(self, size: tuple[int, int]) -> Bool[Tensor, "h w"]:
         """True in the patch, for images of `size` (h, w)."""
-        mask = torch.zeros(size, dtype=torch.bool)
-        mask[self.top : self.top + self.side, self.left : self.left + self.side] = True
-        return mask
+        return MaskedPatch.rectangle((self.side, self.side), size, (self.top, self.left)).mask
 
     def distance(self, grid: tuple[int, int], size: tuple[int, int]) -> Float64[Tensor, "h w"]:
         """From the patch's edge to the centre of each cell of a grid over images of `size`, in pixels; 0 inside.
