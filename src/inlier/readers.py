@@ -11,7 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import is_
+from threading import local
 from typing import Literal, Self
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -241,9 +243,33 @@ def region_energy(activation: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def root_mean_square(activation: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1"]:
     """Of each image's activation, all channels together."""
-    flat = activation.flatten(1)
-    norm: Tensor = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-    return (norm / math.sqrt(flat.shape[1])).clamp_min(1e-10)
+    return (norm_of(activation) / math.sqrt(math.prod(activation.shape[1:]))).clamp_min(1e-10)
+
+
+class _Latest(local):
+    """The activation whose norm was asked for last: readers at one tap follow each other, and one norm serves all."""
+
+    activation: ref[Tensor] = ref(torch.empty(0))
+    version = -1
+    norm = torch.empty(0)
+
+
+_latest = _Latest()
+
+
+def norm_of(activation: Float[Tensor, "n *chw"]) -> Float[Tensor, "n 1"]:
+    """The L2 norm of each image's activation."""
+    if activation.requires_grad or activation.is_inference() or torch.compiler.is_compiling():
+        return _norm(activation)
+    if _latest.activation() is not activation or _latest.version != activation._version:
+        _latest.norm = _norm(activation)
+        _latest.activation, _latest.version = ref(activation), activation._version
+    return _latest.norm
+
+
+def _norm(activation: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(activation.flatten(1), dim=1, keepdim=True)
+    return norm
 
 
 STATISTICS = {"mean": region_mean, "std": region_std, "energy": region_energy}
@@ -263,8 +289,7 @@ class ActivationNorms(Reader):
     def keep(self, position: int, activation: Tensor) -> Float[Tensor, "n 1"]:
         if activation.requires_grad:
             activation = activation.clone()  # the backward pass needs it as it is now, before any in-place change
-        norm: Tensor = torch.linalg.vector_norm(activation.flatten(1), dim=1, keepdim=True)
-        return norm
+        return norm_of(activation)
 
     def origins(self) -> Int[Tensor, " size"]:
         return torch.arange(self.size)

@@ -14,7 +14,7 @@ from inlier.backbones.espnet import ESPNet, espnet
 from inlier.datasets.folder import ImageFolder
 from inlier.errors import Mismatch
 from inlier.probe import Probe
-from inlier.readers import ChannelStatistics, FeatureMap, SampledActivations, logits
+from inlier.readers import ActivationNorms, ChannelStatistics, FeatureMap, SampledActivations, logits
 from inlier.sampling import SamplingKey, blue_noise, uniform
 from inlier.taps import OUTPUT, Tap
 
@@ -356,3 +356,45 @@ def test_what_was_read_of_one_image_is_not_touched_by_the_next():
         together = probe(images).readings["sampled"]
     assert torch.equal(first, before)
     torch.testing.assert_close(torch.cat([first, second]), together, rtol=1e-3, atol=1e-4)  # kernels differ by batch
+
+
+class Calls(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+SHAPE = {Tap("0"): (3, 4, 5)}
+
+
+def test_two_readers_at_one_tap_take_one_norm_of_each_activation():
+    norms, bands = ActivationNorms(tuple(SHAPE)), ChannelStatistics(SHAPE, normalise="rms")
+    first, second = torch.rand(2, 2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), Calls() as calls:
+        for activation in (first, second):
+            bands.keep(0, activation), norms.keep(0, activation)
+    assert sum("linalg_vector_norm" in name for name in calls.names) == 2
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_a_norm_is_that_of_the_activation_as_it_is_now(mode):
+    reader = ActivationNorms(tuple(SHAPE))
+    activation = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    with mode():
+        changing = activation.clone()
+        torch.testing.assert_close(reader.keep(0, changing), activation.flatten(1).norm(dim=1, keepdim=True))
+        changing.mul_(2)
+        torch.testing.assert_close(reader.keep(0, changing), 2 * activation.flatten(1).norm(dim=1, keepdim=True))
+
+
+def test_a_norm_taken_without_gradients_does_not_serve_where_they_are_wanted():
+    reader = ActivationNorms(tuple(SHAPE))
+    activation = torch.ones(1, 3, 4, 5)
+    reader.keep(0, activation)
+    activation.requires_grad_()
+    (gradient,) = torch.autograd.grad(reader.keep(0, activation).sum(), activation)
+    torch.testing.assert_close(gradient, torch.full_like(activation, 60**-0.5))
