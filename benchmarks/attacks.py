@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -129,9 +130,9 @@ def _against_foolbox(name: str, backbone: Backbone, images: Tensor) -> list[dict
 
         times = _in_turn(
             {
-                "ours": lambda attack=attack: attack(probe, images),
-                "theirs": lambda theirs=theirs: theirs(False),
-                "theirs without weights' gradients": lambda theirs=theirs: theirs(True),
+                "ours": partial(attack, probe, images),
+                "theirs": partial(theirs, False),
+                "theirs without weights' gradients": partial(theirs, True),
             },
             1 if what == "FGSM" else STEPS,
         )

@@ -22,6 +22,7 @@ from inlier.backbones.espnet import CAMVID_CLASSES, ESPNet
 from inlier.backbones.load import load_backbone
 from inlier.datasets.folder import ImageFolder
 from inlier.monitor import DEFAULT, Monitor
+from inlier.readers import Reader
 
 __all__ = ["run"]
 
@@ -58,7 +59,7 @@ def _overhead(name: str, monitor: Monitor, backbone: Backbone, images: torch.Ten
             if turn > 1:  # the first turns warm up
                 taken.append(1000 * (time.process_time() - start))
     ours, theirs = map(median, times)
-    dimensions = sum(reader.size for reader in monitor.probe.readers.values())
+    dimensions = sum(reader.size for reader in monitor.probe.readers.values() if isinstance(reader, Reader))
     return {
         "name": f"monitored forward, {name}, batch {batch}",
         "ours_ms": ours,
@@ -81,7 +82,7 @@ def _fitting(backbone: Backbone) -> list[dict[str, Any]]:
         what = "random images"
     start = time.perf_counter()
     with torch.no_grad():
-        for part in images.split(8):
+        for part in torch.split(images, 8):
             backbone(part)
     bare = time.perf_counter() - start
     rows = []

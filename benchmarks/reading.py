@@ -74,7 +74,7 @@ def _measure(way: str) -> dict[str, float]:
     anatomy = Anatomy.of(backbone, SIZE, keys=KeyRing(seed=0))
     shapes = anatomy.everywhere()
     volume = (sum(shape[0] for shape in shapes.values()), *SIZE)
-    key = anatomy.keys.blue_noise(volume, DISTANCE)
+    key = anatomy.keys.draw("blue_noise", shapes, SIZE, DISTANCE)
     reader = SampledActivations(key, shapes)
     measured: dict[str, float] = {"channels": volume[0], "points": len(key)}
     if way != "volume":

@@ -72,7 +72,7 @@ def pseudo_anomalies(backbone: Backbone, frames: Images, chosen: Tensor, seed: i
     others = frames[torch.randperm(len(frames), generator=generator)[:count]]
     order = torch.randperm(16, generator=generator)
     tiles = some.unfold(2, height // 4, height // 4).unfold(3, width // 4, width // 4).flatten(2, 3)[:, :, order]
-    rows = tiles.unflatten(2, (4, 4)).permute(0, 1, 2, 4, 3, 5)
+    rows = tiles.unflatten(2, (4, 4)).permute(0, 1, 2, 4, 3, 5)  # type: ignore[no-untyped-call]
     down, across = (torch.randint(-2, 3, (count, height, width), generator=generator) for _ in range(2))
     from_row = (torch.arange(height)[:, None] + down).clamp(0, height - 1)
     from_column = (torch.arange(width) + across).clamp(0, width - 1)

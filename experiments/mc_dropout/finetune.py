@@ -116,7 +116,7 @@ def epoch(
     order = torch.randperm(len(images), generator=generator)
     look = Dropout(options.dropout)
     steps = -(-len(images) // options.batch)
-    total, started = 0.0, time.perf_counter()
+    total, started, void = 0.0, time.perf_counter(), backbone.task.void
     for step in range(steps):
         chosen = order[step * options.batch : (step + 1) * options.batch]
         mirrored = torch.rand(len(chosen), generator=generator) < 0.5
@@ -128,11 +128,11 @@ def epoch(
         # statistics gathered under dropout, which has more variance, would not be those of that pass.
         with look.network(backbone, generator):
             logits = backbone(batch.float() / 255)
-        loss = F.cross_entropy(logits, truth.long(), weights, ignore_index=backbone.task.void)
+        loss = F.cross_entropy(logits, truth.long(), weights, ignore_index=-100 if void is None else void)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        total += loss.item()
+        total += float(loss)
         if (step + 1) % 10 == 0 or step + 1 == steps:
             seconds = time.perf_counter() - started
             print(
@@ -140,7 +140,7 @@ def epoch(
                 f"{seconds:.0f} s",
                 flush=True,
             )
-    return total / steps
+    return float(total / steps)
 
 
 def finetune(options: argparse.Namespace) -> list[dict[str, float]]:
