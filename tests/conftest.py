@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import jaxtyping
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-jaxtyping.install_import_hook("inlier", "typecheck.check")  # before anything of inlier is imported
+import_module("typecheck").install()  # before anything of inlier is imported
 torch.set_num_threads(1)  # sums are the same to the last bit only in the same order
 
 
