@@ -277,10 +277,12 @@ def median(ordered: Float64[Tensor, " n"]) -> Float64[Tensor, ""]:
 
 
 def count_below(ordered: Float64[Tensor, " k"], values: Float64[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """How many of `ordered` are less than each value: a binary search of gathers and comparisons.
+    """How many of `ordered` are less than each value.
 
-    `torch.searchsorted` says the same, but has no counterpart in ONNX.
+    `torch.searchsorted`, which has no counterpart in ONNX: in a graph it is a binary search of gathers and comparisons.
     """
+    if not torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export():
+        return torch.searchsorted(ordered, values.detach().contiguous())
     size = ordered.numel()
     count = torch.zeros_like(values, dtype=torch.long)
     for bit in reversed(range(size.bit_length())):

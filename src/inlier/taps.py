@@ -97,15 +97,19 @@ class Listener:
         self._outputs: list[tuple[nn.Module, Callable[..., Any] | None, Callable[..., None]]] = []
         self._inputs: list[tuple[dict[Any, Any], Callable[..., None]]] = []
         seats = {seat.name: seat for seat in _seats(backbone)}
+        at_tap: dict[Tap, list[tuple[int, Callable[[Tensor], Tensor]]]] = {}
         for position, (tap, keep) in enumerate(keeps):
+            at_tap.setdefault(tap, []).append((position, keep))
+        for tap, positions in at_tap.items():
             seat = None if tap == OUTPUT else _seat(seats, tap)
             module = backbone if seat is None else seat.module
+            hear = self._ear(tap, positions)
             if tap.side == "output":
-                hook = self._output_hook(tap, position, keep)
-                overheard = None if seat and seat.by_hook else self._overheard(module, tap, position, keep)
-                self._outputs.append((module, overheard, hook))
+                overheard = None if seat and seat.by_hook else _overheard(module, hear)
+                self._outputs.append((module, overheard, lambda _, __, output, hear=hear: hear(output)))
             else:
-                self._inputs.append((module._forward_pre_hooks, self._input_hook(tap, position, keep)))
+                before = module._forward_pre_hooks
+                self._inputs.append((before, lambda _, args, hear=hear: hear(args[0] if args else None)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Listener, (self.backbone, self.keeps)  # hooks belong to modules, so that a copy needs its own
@@ -149,35 +153,31 @@ class Listener:
             self._kept = [None] * len(self._kept)
             self._busy = False
 
-    def _overheard(
-        self, module: nn.Module, tap: Tap, position: int, keep: Callable[[Tensor], Tensor]
-    ) -> Callable[..., Any]:
-        forward = MethodType(type(module).forward, module)
+    def _ear(self, tap: Tap, positions: Sequence[tuple[int, Callable[[Tensor], Tensor]]]) -> Callable[[Any], None]:
+        """What is told of that which passes a tap: one ear, however many readers keep something of it."""
+        first = positions[0][0]
 
-        def overheard(*args: Any, **kwargs: Any) -> Any:
-            output = forward(*args, **kwargs)
-            if not isinstance(output, Tensor) or self._kept[position] is not None:
-                refuse(tap, output)
-            self._kept[position] = keep(output if output.ndim != 3 else token_map(output))
-            return output
+        def hear(value: Any) -> None:
+            if not isinstance(value, Tensor) or self._kept[first] is not None:
+                refuse(tap, value)
+            if value.ndim == 3:
+                value = token_map(value)
+            for position, keep in positions:
+                self._kept[position] = keep(value)
 
-        return overheard
+        return hear
 
-    def _output_hook(self, tap: Tap, position: int, keep: Callable[[Tensor], Tensor]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if not isinstance(output, Tensor) or self._kept[position] is not None:
-                refuse(tap, output)
-            self._kept[position] = keep(output if output.ndim != 3 else token_map(output))
 
-        return hook
+def _overheard(module: nn.Module, hear: Callable[[Any], None]) -> Callable[..., Any]:
+    """What stands in for the module's forward."""
+    forward = MethodType(type(module).forward, module)
 
-    def _input_hook(self, tap: Tap, position: int, keep: Callable[[Tensor], Tensor]) -> Callable[..., None]:
-        hook = self._output_hook(tap, position, keep)
+    def overheard(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        hear(output)
+        return output
 
-        def pre_hook(module: nn.Module, args: Any) -> None:
-            hook(module, args, args[0] if args else None)
-
-        return pre_hook
+    return overheard
 
 
 def refuse(tap: Tap, value: Any) -> NoReturn:

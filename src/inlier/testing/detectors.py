@@ -233,7 +233,9 @@ def its_state_holds_all_it_learnt(case: Case) -> None:
 
 def a_saved_monitor_gives_the_same_scores(case: Case) -> None:
     assert isinstance(case.spec, DetectorSpec)
-    monitor = Monitor(case.backbone, case.spec, seed=0).fit(case.clean).calibrate(false_alarm_rate=0.1, blocks=1)
+    monitor = (
+        Monitor(case.backbone, case.spec, seed=0).fit(case.clean).calibrate(false_alarm_rate=0.1, folds=2, blocks=1)
+    )
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         monitor.save(Path(folder) / "monitor.inlier")
         loaded = Monitor.load(Path(folder) / "monitor.inlier", case.backbone)
