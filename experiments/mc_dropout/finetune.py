@@ -132,7 +132,7 @@ def epoch(
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        total += float(loss)
+        total += loss.item()
         if (step + 1) % 10 == 0 or step + 1 == steps:
             seconds = time.perf_counter() - started
             print(
