@@ -7,6 +7,7 @@ from inlier.testing.backbones import check_backbone
 
 WEIGHTS = {
     "street": ("", (48, 96)),
+    "street_hardened": ("", (48, 96)),
     "espnet": ("espnet_encoder_cityscapes_p2_q3", (48, 96)),
     "espnetv2": ("espnetv2_s0.5_cityscapes_1024x512", (64, 128)),
     "resnet_cifar": ("cifar10_resnet20", (32, 32)),

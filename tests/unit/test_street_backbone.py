@@ -5,10 +5,11 @@ from importlib.resources import files
 import pytest
 import torch
 
-from inlier.backbones.street import STREET_CLASSES, street_espnet
+from inlier.backbones.street import STREET_CLASSES, street_espnet, street_hardened
 from inlier.datasets.scenes.classes import CLASSES
 from inlier.datasets.scenes.scene import draw_many
 from inlier.datasets.scenes.worlds import TRAINING_WORLDS, UNSEEN_WORLDS, WORLDS
+from inlier.evaluation.hardening import changed
 
 
 @pytest.fixture(scope="module")
@@ -58,5 +59,15 @@ def test_two_loads_are_the_same_network(backbone):
     assert backbone.fingerprint() == street_espnet().fingerprint()
 
 
-def test_its_weights_are_small_enough_to_be_packaged():
-    assert len((files("inlier.backbones") / "weights" / "street_espnet.safetensors").read_bytes()) < 1_500_000
+@pytest.mark.parametrize("name", ["street_espnet", "street_hardened"])
+def test_its_weights_are_small_enough_to_be_packaged(name):
+    assert len((files("inlier.backbones") / "weights" / f"{name}.safetensors").read_bytes()) < 1_500_000
+
+
+def test_the_hardened_one_costs_little_and_an_attack_changes_less_of_it(backbone):
+    hardened = street_hardened()
+    known = {name: mean_iou(network, TRAINING_WORLDS) for name, network in (("as is", backbone), ("hard", hardened))}
+    assert known["as is"] - 0.05 <= known["hard"] <= known["as is"] + 0.02
+    images, _ = draw_many(WORLDS["summer"], 3, 1_000)
+    (before,), (after,) = (changed(network, images, [2.5 / 255], steps=5) for network in (backbone, hardened))
+    assert after["damage"] < 0.8 * before["damage"]

@@ -33,6 +33,7 @@ BACKBONES: Registry[Callable[..., Backbone]] = Registry(
             "He et al. 2016",
         ),
         "street": Entry("inlier.backbones.street:street_espnet", "ESPNet for the drawn street scenes, in the package"),
+        "street_hardened": Entry("inlier.backbones.street:street_hardened", "the same, fine-tuned against an attacker"),
         "twinlitenet": Entry(
             "inlier.backbones.twinlitenet:twinlitenet",
             "TwinLiteNet: drivable area and lane markings, together or one of them",
