@@ -21,6 +21,16 @@ __all__ = ["label", "page", "write_page"]
 
 LABELS = {"max_softmax": "MSP", "energy": "energy", "mahalanobis": "Mahalanobis", "daain": "DAAIN"}
 LABELS |= {"profile": "profile", "profile-2": "second look"}
+MEANINGS = {
+    "max_softmax": "how unsure the network says it is",
+    "energy": "how small its logits are",
+    "mahalanobis": "how far mean activations, by channel and band of the image, are from those of clean scenes",
+    "daain": "how improbable the activations at some drawn places are",
+    "profile": "how unusual the strength of the activations and the certainty of the prediction are",
+    "profile-2": "the same, together with how far the prediction moves when the image is compressed",
+}
+SECOND_LOOK = "profile-2"
+"""The detector that takes a pass of its own."""
 TICKS = (0, 1, 3, 10, 30, 100, 300, 1_000, 10_000)  # multiples of the threshold
 STEEPNESS = 2.0  # how much room the axis gives to scores below the threshold
 SCATTER = 0.618034  # golden ratio: neighbouring dots come to lie far apart
@@ -70,6 +80,11 @@ def label(column: str) -> str:
     return LABELS.get(column, column)
 
 
+def meanings(detectors: Sequence[str]) -> str:
+    """What the scores are that are shown, in a line; nothing of those that are not known here."""
+    return "; ".join(f"{label(name)}: {MEANINGS[name]}" for name in detectors if name in MEANINGS)
+
+
 def page(results: Results) -> str:
     """The report as HTML."""
     made = environment()
@@ -83,6 +98,8 @@ def page(results: Results) -> str:
         known=results.alarms(known=True),
         unseen=results.alarms(known=False),
         columns=list(results.thresholds),
+        meanings=meanings(results.detectors),
+        second_look=SECOND_LOOK in results.detectors,
         others=[column for column in results.thresholds if column != MONITOR],
         natural=[row for row in results.trials if row.kind == "perturbation"],
         oblivious=[row for row in results.trials if row.kind == "attack"],
