@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from train import HELD_OUT_SEED, TRAIN_SEED, intersection_over_union, scenes
+from train import HELD_OUT_SEED, TRAIN_SEED, halved, intersection_over_union, scenes
 
 from inlier.attacks.hardening import Hardening, Pool, blended, harden
 from inlier.backbones.base import Backbone
@@ -42,15 +42,9 @@ def mean_iou(backbone: Backbone, images: Tensor, labels: Tensor) -> float:
 
 def rounded(backbone: Backbone) -> Backbone:
     """With the weights that a file of half precision gives back."""
-    half = {name: value.half() if value.is_floating_point() else value for name, value in state(backbone).items()}
-    backbone.network.load_state_dict(half)
+    backbone.network.load_state_dict(halved(backbone.network))
     backbone.network.eval()
     return backbone
-
-
-def state(backbone: Backbone) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = backbone.network.state_dict()
-    return found
 
 
 def chosen(original: Backbone, hardened: Backbone, options: argparse.Namespace) -> tuple[float, list[dict[str, float]]]:
@@ -127,10 +121,9 @@ def main() -> None:
     best = max(report[name]["mean_iou_training_worlds"] for name in ("original", "control"))
     report["cost"] = round(best - report["hardened"]["mean_iou_training_worlds"], 4)
     report["seconds"] = round(time.perf_counter() - started)
-    half = {name: v.half() if v.is_floating_point() else v for name, v in state(networks["hardened"]).items()}
     write_tensors(
         options.weights,
-        {**half, "mean": original.mean.flatten(), "std": original.std.flatten()},
+        {**halved(networks["hardened"].network), "mean": original.mean.flatten(), "std": original.std.flatten()},
         {"command": "python experiments/demo_backbone/harden.py", "config": json.dumps(report["config"])},
     )
     with replacing(options.results) as path:

@@ -83,6 +83,11 @@ def intersection_over_union(network: nn.Module, images: Tensor, labels: Tensor, 
     return table.diagonal() / (table.sum(0) + table.sum(1) - table.diagonal())
 
 
+def halved(network: nn.Module) -> dict[str, Tensor]:
+    """Its weights in half precision, as they are packaged."""
+    return {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
+
+
 def train(images: Tensor, labels: Tensor, mean: Tensor, std: Tensor, options: argparse.Namespace) -> ESPNet:
     """Adam under one cycle of the learning rate; the network's initial weights come from `options.seed` too."""
     generator = torch.Generator().manual_seed(options.seed)
@@ -131,9 +136,7 @@ def main() -> None:
     network = train(images, labels, mean, std, options)
     seconds = time.perf_counter() - started
 
-    half = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()
-    }
+    half = halved(network)
     packaged = copy.deepcopy(network)
     packaged.load_state_dict(half)
     ious, full = {}, {}
