@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from toy_segmentation import scenes
+from toy_segmentation import scenes, segmenter
 
 from inlier.attacks.hardening import (
     FineTune,
@@ -20,7 +20,8 @@ from inlier.attacks.hardening import (
 )
 from inlier.backbones.base import Backbone, Classification, Segmentation
 from inlier.errors import Mismatch
-from inlier.evaluation.hardening import changed, quality
+from inlier.evaluation.hardening import changed, cost, quality
+from inlier.evaluation.metrics import ConfusionMatrix
 from inlier.images import TensorImages
 
 NAMES = ("road", "tree", "sky", "void")
@@ -191,8 +192,8 @@ def test_an_attacker_changes_less_of_the_hardened_network_than_of_the_control():
     )
     assert hardened["damage"] < 0.8 * control["damage"]
     found = quality({"original": backbone, "hardened": made.hardened}, source)
-    assert found["measure"] == "accuracy"
-    assert found["values"]["hardened"] > 0.95
+    assert found.measure == "accuracy"
+    assert found.values["hardened"] > 0.95
 
 
 def test_without_labels_the_networks_own_predictions_are_kept(backbone):
@@ -201,7 +202,30 @@ def test_without_labels_the_networks_own_predictions_are_kept(backbone):
     assert own.made
     assert torch.equal(torch.stack(own.labels).long(), backbone.predict(images))
     found = quality({"original": backbone, "same": backbone}, TensorImages(images))
-    assert found == {"measure": "agreement", "images": 6, "values": {"original": 1.0, "same": 1.0}}
+    assert (found.measure, found.images, found.values) == ("agreement", 6, {"original": 1.0, "same": 1.0})
+
+
+def test_the_quality_is_the_mean_iou_of_the_confusion_matrix(backbone):
+    source = labelled(5)
+    tables = {"original": (backbone, ConfusionMatrix(4, 3)), "other": (segmenter(), ConfusionMatrix(4, 3))}
+    for network, table in tables.values():
+        table.update(network.predict(source.images), source.labels)
+    found = quality({name: network for name, (network, _) in tables.items()}, source, batch_size=2)
+    assert (found.measure, found.images) == ("miou", 5)
+    assert found.values == pytest.approx({name: table.mean_iou() for name, (_, table) in tables.items()})
+    assert len(set(found.values.values())) == 2
+
+
+def test_a_cost_is_against_the_better_and_its_interval_draws_neighbours_together():
+    drift = torch.linspace(0.5, 0.7, 40)
+    shares = {"original": torch.full((40,), 0.7), "control": torch.full((40,), 0.8), "slow": drift,
+              "fast": drift[torch.arange(40) % 2 * 39]}  # fmt: skip
+    groups = ["a"] * 40
+    slow, fast = cost(shares, "control", "slow", groups), cost(shares, "control", "fast", groups)
+    assert (slow.value, fast.value) == (pytest.approx(0.2), pytest.approx(0.2))
+    assert slow.low < slow.value < slow.high
+    assert fast.high - fast.low < slow.high - slow.low
+    assert cost(shares, "original", "slow", groups).value == pytest.approx(0.1)
 
 
 def test_weights_on_the_way_lie_between(backbone, pool):

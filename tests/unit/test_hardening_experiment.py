@@ -80,6 +80,8 @@ def test_costs_are_against_the_better_of_original_and_control(ran):
         assert rows[name]["control"] == control
         best = max(rows["original"]["value"], rows[control]["value"])
         assert rows[name]["cost"] == pytest.approx(best - rows[name]["value"])
+        low, high = rows[name]["cost_interval"]
+        assert low <= rows[name]["cost"] <= high
     assert results["tested"]["cost"] == results["tested"]["costs"][results["chosen"]]
 
 
@@ -91,6 +93,15 @@ def test_the_setting_of_which_attacks_change_least_is_chosen_among_those_that_ar
     costs = {row["name"]: row["cost"] for row in results["frontier"] if "cost" in row}
     work = hardening._Work(experiment(folders, most_cost=-1.0), ran[0].parent / "other", folders, None)
     assert work.choose(results["frontier"]).name == min(costs, key=costs.get)
+
+
+def test_a_setting_that_may_cost_too_much_is_not_chosen(ran, folders, opened):
+    out, _ = ran
+    sure, unsure = ({"name": name, "cost": 0.01, "cost_interval": [0.0, high], "attacked": [{"damage": damage}]}
+                    for name, high, damage in (("weak", 0.02, 0.9), ("strong", 0.04, 0.1)))  # fmt: skip
+    half = unsure | {"name": "strong, 50 % of the way"}
+    work = hardening._Work(experiment(folders, most_cost=0.03), out.parent / "another", folders, None)
+    assert work.choose([sure, unsure, half]).name == "weak"
 
 
 def test_success_is_the_worst_of_the_attackers_and_of_what_others_made(ran):

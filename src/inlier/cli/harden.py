@@ -88,7 +88,7 @@ def harden(
     from inlier.datasets.folder import ImageFolder
     from inlier.datasets.labels import LabelFolder
     from inlier.datasets.load import open_images
-    from inlier.evaluation.hardening import quality, spread, translated
+    from inlier.evaluation.hardening import cost, quality, spread, translated
     from inlier.files import write_bytes, write_tensors
 
     (radius, *more), radii = epsilons_from(eps), epsilons_from(check_eps)
@@ -129,13 +129,13 @@ def harden(
         torch.equal(tensor, loaded.network.state_dict()[name]) for name, tensor in kept.network.state_dict().items()
     )
     assert same, "the written weights are not those that were made"
-    values = found["values"]
+    lost = cost(found.by_image, "control", "hardened", found.groups)
     told = {
         "settings": dict(made.settings) | {"way": way},
-        "checked_on": {"images": found["images"], "attacked": min(check_count, found["images"]),
+        "checked_on": {"images": found.images, "attacked": min(check_count, found.images),
                        "seen_in_training": check is None},
-        "measure": found["measure"], "values": values,
-        "cost": max(values["original"], values["control"]) - values["hardened"],
+        "measure": found.measure, "values": found.values,
+        "cost": lost.value, "cost_interval": [lost.low, lost.high],
         "attacked": attacked,
         "gain": [
             {"eps": before["eps"], "damage": before["damage"] - after["damage"]}
@@ -221,9 +221,11 @@ def text_of(told: Mapping[str, Any], dense: bool) -> str:
         if dense:
             lines.append(line("  images with 30 % or more", percents([each["changed_0.3"] for each in rows])))
     best = "the original" if values["original"] >= values["control"] else "the control"
+    low, high = (f"{100 * end:+.1f}" for end in told["cost_interval"])
     return "\n".join([
         *lines, "",
-        f"Cost: {100 * told['cost']:+.1f} points of {MEASURES[told['measure']]} against {best}, the better of the two",
+        f"Cost: {100 * told['cost']:+.1f} points of {MEASURES[told['measure']]} ({low} to {high}) against {best}, the "
+        "better of the two",
         "Gain: " + ", ".join(f"{100 * row['damage']:.1f} points fewer {what} at eps {255 * row['eps']:g}/255"
                              for row in told["gain"]),
         "The monitor must be fitted anew, since the network is another one:",

@@ -27,6 +27,7 @@ from inlier.evaluation.intervals import (
     means,
     paired_rate_interval,
 )
+from inlier.evaluation.metrics import pooled_mean_iou
 from inlier.evaluation.slices import CHANGES, OWN, TOO_FEW, Judged, Side, aligned, holm, judged_length
 
 __all__ = ["Comparison", "Difference", "Row", "compare", "mean_ious", "p_value_of"]
@@ -473,14 +474,10 @@ def network_differences(pair: Pair, settings: Settings) -> dict[str, Difference]
 def mean_ious(overlap: Int64[Tensor, "r n 2 2 k"]) -> Float64[Tensor, "r 3"]:
     """Mean IoU of network A, of network B and their difference, of r resamples of n images at once.
 
-    Pixels are added up over images before intersections are divided by unions, as over a whole test set; the mean is
-    over the classes that any label or prediction of the resample has.
-
     Args:
         overlap: pixels by image, intersection or union, network, and class.
     """
-    hits, union = overlap.sum(1).double().unbind(1)
-    a, b = (hits / union).nanmean(-1).unbind(1)  # 0 / 0 is nan, and no class
+    a, b = pooled_mean_iou(overlap).unbind(1)
     return torch.stack([a, b, b - a], 1)
 
 

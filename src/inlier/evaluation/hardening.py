@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool
@@ -34,21 +34,25 @@ from inlier.datasets.load import open_images
 from inlier.detectors.random_look import RandomLook
 from inlier.evaluation.assaults import LOSSES, SHARES, Assault, rate_of
 from inlier.evaluation.gathered import placed
-from inlier.evaluation.metrics import ConfusionMatrix, rate_interval
+from inlier.evaluation.intervals import Interval, bootstrap
+from inlier.evaluation.metrics import changed_share, overlaps, pooled_mean_iou, rate_interval
 from inlier.evaluation.stress import suite
 from inlier.evaluation.workplace import Workplace
 from inlier.images import Batch, ImageSource, LabelledSource, TensorImages, evenly
-from inlier.monitor import Monitor
+from inlier.monitor import DEFAULT, Monitor
 from inlier.perturbations.base import to_8_bit
 from inlier.probe import Probe
 from inlier.registry import nearest
 from inlier.types import Images, Progress
 
-__all__ = ["ATTACKERS", "HardeningExperiment", "changed", "quality", "spread", "translated"]
+__all__ = ["ATTACKERS", "HardeningExperiment", "Quality", "changed", "cost", "quality", "spread", "translated"]
 
 ATTACK_STEPS = 20
 """Of an attack on a network alone."""
+NEIGHBOURS = 10
+"""Images that are drawn together for the interval of a cost."""
 MONITORS = ("default", "random look")
+Measure: TypeAlias = Literal["miou", "accuracy", "agreement"]
 
 
 ATTACKERS: Mapping[str, Assault] = {one.name: one for one in suite("standard")}
@@ -65,38 +69,80 @@ def translated(source: ImageSource, backbone: Backbone) -> Tensor | None:
     return translation(source.classes, backbone.task.classes)
 
 
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """How good networks are on the same images.
+
+    Args:
+        measure: `miou` or `accuracy`; where there are no labels, `agreement` with the first network.
+        by_image: of each network, pixels of intersection and union (n, 2, classes) for `miou`, else the share of each
+            image's prediction that is right (n,).
+        groups: of the images.
+    """
+
+    measure: Measure
+    by_image: Mapping[str, Tensor]
+    groups: tuple[str, ...]
+
+    @property
+    def images(self) -> int:
+        """How many."""
+        return len(self.groups)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Of each network, in [0, 1]."""
+        return {name: goodness(part[None]).item() for name, part in self.by_image.items()}
+
+
+def goodness(by_image: Tensor) -> Tensor:
+    """(r,) mIoU of counts (r, n, 2, classes), or mean of shares (r, n), of r resamples of n images."""
+    return by_image.double().nanmean(1) if by_image.ndim == 2 else pooled_mean_iou(by_image)
+
+
 @torch.no_grad()
 def quality(
     backbones: Mapping[str, Backbone], source: ImageSource, *, batch_size: int = 4, progress: Progress | None = None
-) -> dict[str, Any]:
+) -> Quality:
     """How good networks are on the same images: their mIoU or accuracy, or agreement with the first where there are no
-    labels.
-
-    Returns:
-        `measure` (`miou`, `accuracy` or `agreement`), `images`, and `values` by name, in [0, 1].
-    """
+    labels."""
     first = next(iter(backbones.values()))
-    task, translate, done = first.task, translated(source, first), 0
-    tables = {name: ConfusionMatrix(len(task.classes), task.void) for name in backbones}
-    alike = dict.fromkeys(backbones, 0.0)
+    task, translate = first.task, translated(source, first)
+    found: dict[str, list[Tensor]] = {name: [] for name in backbones}
+    groups: list[str] = []
     for batch in source.batches(batch_size):
-        done += len(batch.images)
+        groups += batch.groups
         images = batch.images.to(first.mean.device)
         labels = None if translate is None or batch.labels is None else translate[batch.labels]
-        reference = first.predict(images) if labels is None else labels
+        reference = first.predict(images) if labels is None else labels.to(images.device)
+        valid = torch.ones_like(reference, dtype=torch.bool)
+        if labels is not None and task.void is not None:
+            valid = reference != task.void
         for name, backbone in backbones.items():
             predicted = backbone.predict(images)
-            if labels is None:
-                alike[name] += (predicted == reference).flatten(1).double().mean(1).sum().item()
+            if labels is None or not task.is_dense:
+                part = 1 - changed_share(predicted, reference, valid)
             else:
-                tables[name].update(predicted, labels)
+                part = overlaps(predicted, reference, len(task.classes), valid)
+                if task.void is not None and 0 <= task.void < len(task.classes):
+                    part[..., task.void] = 0  # no class, even where the network predicts it
+            found[name].append(part.cpu())
         if progress is not None:
-            progress("clean images", done, max(done, len(source)))
-    if translate is None:
-        return {"measure": "agreement", "images": done, "values": {n: v / max(1, done) for n, v in alike.items()}}
-    if task.is_dense:
-        return {"measure": "miou", "images": done, "values": {n: t.mean_iou() for n, t in tables.items()}}
-    return {"measure": "accuracy", "images": done, "values": {n: t.pixel_accuracy() for n, t in tables.items()}}
+            progress("clean images", len(groups), max(len(groups), len(source)))
+    measure: Measure = "agreement" if translate is None else "miou" if task.is_dense else "accuracy"
+    return Quality(measure, {name: torch.cat(parts) for name, parts in found.items()}, tuple(groups))
+
+
+def cost(by_image: Mapping[str, Tensor], control: str, tuned: str, groups: Sequence[str]) -> Interval:
+    """How much worse a tuned network is than the better of `original` and its control, from `Quality.by_image`, with
+    the 95 % bootstrap interval over runs of `NEIGHBOURS` images of a group."""
+
+    def lost(*parts: Tensor) -> Tensor:
+        first, second, third = map(goodness, parts)
+        return torch.maximum(first, second) - third
+
+    networks = (by_image["original"], by_image[control], by_image[tuned])
+    return bootstrap(lost, *networks, groups=[groups], paired=True, block_length=NEIGHBOURS)
 
 
 def changed(
@@ -166,7 +212,8 @@ class HardeningExperiment:
         settings: tables of `name` and keyword arguments of `Hardening`; `grey_levels` gives its eps in 1/255, and
             `shares` how far of the way from the original's weights the results lie, several for one fine-tune.
         grey_levels: radii of the Linf balls of the attackers, in 1/255.
-        most_cost: of mIoU (accuracy, agreement), above which no setting is chosen.
+        most_cost: of mIoU (accuracy, agreement). No setting is chosen whose cost may be more, by the upper end of its
+            interval on `choose`.
         false_alarm_rate: nominal, of every monitor.
         choose_images: so many of `choose` are attacked, spread evenly; the cost is that on all of them.
         choose_steps: of that attack, on the network alone.
@@ -320,17 +367,16 @@ class _Work:
     def frontier(self) -> list[dict[str, Any]]:
         """Every network on the images to choose on: what it costs, and what an attack on it alone changes."""
         some = spread(self.sources["choose"], self.plan.choose_images)
-        rows = []
-        names = ["original", *self.controls, *(candidate.name for candidate in self.candidates)]
-        for name in names:
-            _, row = self.place.part(f"frontier {name}", partial(self.measured, name, some))
-            rows.append(row)
-        values = {row["name"]: row["value"] for row in rows}
-        for row in rows:
-            setting = row["name"].partition(", ")[0]
+        rows, by_image = [], {}
+        for name in ("original", *self.controls, *(candidate.name for candidate in self.candidates)):
+            tensors, row = self.place.part(f"frontier {name}", partial(self.measured, name, some))
+            by_image[name] = tensors["by_image"]
+            setting = name.partition(", ")[0]
             if setting in self.recipes:
-                row["control"] = self.control_of(setting)
-                row["cost"] = max(values["original"], values[row["control"]]) - row["value"]
+                control = self.control_of(setting)
+                found = cost(by_image, control, name, row["groups"])
+                row |= {"control": control, "cost": found.value, "cost_interval": [found.low, found.high]}
+            rows.append({key: value for key, value in row.items() if key != "groups"})
         return rows
 
     def measured(self, name: str, some: Images) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -350,17 +396,19 @@ class _Work:
         rows = changed(
             network, some, self.epsilons, steps=self.plan.choose_steps, batch_size=self.plan.batch_size, progress=told
         )
-        return {}, {"name": name, "value": found["values"][name], "attacked": rows}
+        return {"by_image": found.by_image[name]}, {
+            "name": name, "value": found.values[name], "groups": found.groups, "attacked": rows
+        }  # fmt: skip
 
     def choose(self, frontier: Sequence[Mapping[str, Any]]) -> Candidate:
-        """Among the settings that cost no more than they may, the one of which attacks change least; if none does, the
-        one that costs least."""
+        """Among the settings whose cost is, by the upper end of its interval, no more than it may be, the one of which
+        attacks change least; if there is none, the one that costs least."""
         rows = {row["name"]: row for row in frontier}
 
         def damage(candidate: Candidate) -> float:
             return sum(float(row["damage"]) for row in rows[candidate.name]["attacked"])
 
-        cheap = [one for one in self.candidates if rows[one.name]["cost"] <= self.plan.most_cost]
+        cheap = [one for one in self.candidates if rows[one.name]["cost_interval"][1] <= self.plan.most_cost]
         if cheap:
             return min(cheap, key=damage)
         return min(self.candidates, key=lambda one: float(rows[one.name]["cost"]))
@@ -371,15 +419,22 @@ class _Work:
 
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
             networks = {name: self.network(name) for name in names}
-            return {}, quality(networks, self.sources["test"], progress=self.progress)
+            found = quality(networks, self.sources["test"], progress=self.progress)
+            costs = {
+                one.name: cost(found.by_image, self.control_of(one.setting), one.name, found.groups)
+                for one in self.candidates
+            }
+            return {}, {
+                "measure": found.measure, "images": found.images, "values": found.values,
+                "costs": {name: each.value for name, each in costs.items()},
+                "cost_intervals": {name: [each.low, each.high] for name, each in costs.items()},
+            }  # fmt: skip
 
         told = self.place.part("clean test images", make)[1]
-        values = told["values"]
-        costs = {
-            one.name: max(values["original"], values[self.control_of(one.setting)]) - values[one.name]
-            for one in self.candidates
-        }
-        return told | {"costs": costs, "cost": costs[chosen.name], "control": self.control_of(chosen.setting)}
+        return told | {
+            "cost": told["costs"][chosen.name], "cost_interval": told["cost_intervals"][chosen.name],
+            "control": self.control_of(chosen.setting),
+        }  # fmt: skip
 
     # --- the suite ----------------------------------------------------------------------------------------------
 
@@ -419,9 +474,7 @@ class _Work:
         if kind == "default":
             made = Monitor(network, seed=self.plan.seed)
         else:
-            made = Monitor(
-                network, ["mahalanobis(normalise='rms')", "profile", RandomLook(self.plan.seed)], seed=self.plan.seed
-            )
+            made = Monitor(network, [*DEFAULT, RandomLook(self.plan.seed)], seed=self.plan.seed)
         made.fit(Unlabelled(self.sources["train"]), progress=self.progress)
         return made.calibrate(false_alarm_rate=self.plan.false_alarm_rate, progress=self.progress)
 
@@ -484,14 +537,13 @@ class _Work:
         }  # fmt: skip
 
     def notes(self, frontier: Sequence[Mapping[str, Any]], chosen: Candidate) -> list[str]:
-        cost = next(row["cost"] for row in frontier if row["name"] == chosen.name)
-        notes = []
-        if cost > self.plan.most_cost:
-            notes.append(
-                f"No setting costs at most {100 * self.plan.most_cost:g} points on the images to choose on; the one "
-                "that costs least was taken."
-            )
-        return notes
+        interval = next(row["cost_interval"] for row in frontier if row["name"] == chosen.name)
+        if interval[1] <= self.plan.most_cost:
+            return []
+        return [
+            f"Of no setting it is sure that it costs at most {100 * self.plan.most_cost:g} points on the images to "
+            "choose on; the one that costs least there was taken."
+        ]
 
 
 class Unlabelled:

@@ -22,8 +22,8 @@ from inlier.types import LabelMaps
 
 __all__ = [
     "ConfusionMatrix", "Positive", "PrecisionRecall", "Rates", "Roc", "Values", "aupr", "auroc", "changed_iou",
-    "changed_share", "fpr_at_tpr", "image_iou", "overlaps", "precision_recall_curve", "rate_interval", "rates_at",
-    "roc_curve", "scores_of",
+    "changed_share", "fpr_at_tpr", "image_iou", "overlaps", "pooled_mean_iou", "precision_recall_curve",
+    "rate_interval", "rates_at", "roc_curve", "scores_of",
 ]  # fmt: skip
 
 Values: TypeAlias = Tensor | NDArray[np.floating] | Sequence[float]
@@ -271,6 +271,16 @@ def overlaps(
         )
     )
     return torch.stack([hits, one + other - hits], dim=1)
+
+
+def pooled_mean_iou(overlap: Int64[Tensor, "r n 2 *out classes"]) -> Float64[Tensor, "r *out"]:
+    """Mean IoU of r samples of n images, from their pixels of intersection and union.
+
+    Pixels are added up over images before intersections are divided by unions, as over a whole test set; the mean is
+    over the classes that any label or prediction of the sample has.
+    """
+    hits, union = overlap.sum(1).double().unbind(1)
+    return (hits / union).nanmean(-1)  # 0 / 0 is nan, and no class
 
 
 def class_counts(maps: LabelMaps, where: Bool[Tensor, "n *hw"], classes: int) -> Int64[Tensor, "n classes"]:

@@ -9,14 +9,14 @@ from typing import Any
 from inlier.report.document import Document, Section
 from inlier.report.figures import STYLES, Axis, Line, Point, line_chart
 from inlier.report.parts import Plot
-from inlier.report.tables import Column, Rate, Table, number, share, words
+from inlier.report.tables import Column, Rate, Table, Value, number, share, words
 
 __all__ = ["hardening_page"]
 
 MEASURES = {"miou": "mIoU", "accuracy": "accuracy", "agreement": "agreement with the original"}
 MONITORS = {
     "default": "the default monitor, fitted to this network",
-    "random look": "a monitor with one random look, fitted to this network",
+    "random look": "the same and one random look, at every image",
 }
 GOALS = ((2.5, "0.3", 0.20), (4.0, "0.3", 0.50))
 """What was to be reached with a random look: grey levels, share of the prediction, largest success."""
@@ -42,7 +42,8 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
             ("False-alarm rate", f"nominal {100 * config['false_alarm_rate']:g} %, set on clean images of training"),
             ("Attackers", f"{len(results['suite'])}, of {config['attack_steps']} steps, the worst image by image"),
             ("Success", "30 % (or 50 %) of the prediction changed, and no alarm, on 8-bit images silent when clean"),
-            ("Chosen", f"{chosen}: costs {points(row['cost'])} of {measure} on the images to choose on"),
+            ("Chosen", f"{chosen}: costs {points(row['cost'])} of {measure} on the images to choose on "
+                       f"({span(row['cost_interval'])} in 95 % of resamples)"),
         ],
         sections=[
             Section(
@@ -89,12 +90,16 @@ def points(cost: float) -> str:
     return f"{100 * cost:.1f} points"
 
 
+def span(interval: Sequence[float]) -> str:
+    return " to ".join(f"{100 * end:.1f}" for end in interval)
+
+
 def verdict(results: Mapping[str, Any], measure: str) -> str:
     tested, chosen = results["tested"], results["chosen"]
     worst = results["tried"][chosen]["monitors"]["random look"]["worst"]
     told = [
-        f"The chosen network costs {points(tested['cost'])} of {measure} on the images that are reported on "
-        f"(wanted: at most {100 * results['config']['most_cost']:g})."
+        f"The chosen network costs {points(tested['cost'])} of {measure} ({span(tested['cost_interval'])} in 95 % of "
+        f"resamples) on the images that are reported on (wanted: at most {100 * results['config']['most_cost']:g})."
     ]
     for row in worst:
         found = row["success_0.3"]
@@ -166,12 +171,13 @@ def frontier_plots(results: Mapping[str, Any], measure: str) -> Iterator[Plot]:
 
 def frontier_table(results: Mapping[str, Any], measure: str) -> Table:
     levels = [row["eps"] for row in results["frontier"][0]["attacked"]]
-    heads = [Column("network"), Column(measure), Column("cost, points")]
+    heads = [Column("network"), Column(measure), Column("cost, points"), Column("of resamples, 95 %")]
     for eps in levels:
         heads += [Column(f"changed, {grey(eps)}", heat=(0.0, 1.0)), Column(f"30 % changed, {grey(eps)}")]
     rows = []
     for row in results["frontier"]:
-        cells = [words(row["name"]), number(100 * row["value"], 1), number(maybe(row.get("cost")), 1)]
+        cells = [words(row["name"]), number(100 * row["value"], 1), number(maybe(row.get("cost")), 1),
+                 interval(row.get("cost_interval"))]  # fmt: skip
         for each in row["attacked"]:
             cells += [share(each["damage"]), share(each["changed_0.3"])]
         rows.append(tuple(cells))
@@ -181,6 +187,10 @@ def frontier_table(results: Mapping[str, Any], measure: str) -> Table:
     )  # fmt: skip
 
 
+def interval(ends: Sequence[float] | None) -> Value | None:
+    return None if ends is None else words(span(ends))
+
+
 def maybe(cost: float | None) -> float | None:
     return None if cost is None else 100 * cost
 
@@ -188,12 +198,13 @@ def maybe(cost: float | None) -> float | None:
 def clean_table(results: Mapping[str, Any], measure: str) -> Table:
     tested = results["tested"]
     rows = tuple(
-        (words(name), number(100 * value, 1), number(maybe(tested["costs"].get(name)), 1))
+        (words(name), number(100 * value, 1), number(maybe(tested["costs"].get(name)), 1),
+         interval(tested["cost_intervals"].get(name)))
         for name, value in tested["values"].items()
-    )
+    )  # fmt: skip
     return Table(
         "test", f"{measure} in percent on the clean images that are reported on",
-        (Column("network"), Column(measure), Column("cost, points")), rows,
+        (Column("network"), Column(measure), Column("cost, points"), Column("of resamples, 95 %")), rows,
     )  # fmt: skip
 
 
