@@ -56,6 +56,14 @@ def test_a_stress_test_prints_its_table_writes_its_files_and_goes_on(places):
     assert "seed" in refused.err
 
 
+def test_a_surrogate_that_is_the_monitor_is_refused(places, tmp_path):
+    ran = inlier("stress", places / "m.inlier", "--backbone", "street", "--images", places / "images", "--count", 1,
+                 "--surrogate", places / "m.inlier", "--out", tmp_path / "out")  # fmt: skip
+    assert ran.code == 2
+    assert "is the monitor itself" in ran.err
+    assert "inlier rekey" in ran.err
+
+
 def test_images_of_several_sizes_are_told_to_be_resized(places, tmp_path):
     for number, size in enumerate([(96, 48), (90, 48)]):
         Image.new("RGB", size).save(tmp_path / f"a_{number}.png")

@@ -13,10 +13,11 @@ from inlier.config import from_keywords
 from inlier.errors import Mismatch
 from inlier.evaluation.experiments import EXPERIMENTS
 from inlier.evaluation.intervals import auroc_interval
-from inlier.evaluation.key_extraction import ORACLES, Candidates, Scale, beyond, extraction, sampled
+from inlier.evaluation.key_extraction import ORACLES, Candidates, beyond, extraction, sampled
 from inlier.evaluation.keys import over_keys
 from inlier.evaluation.measure import without_nan
 from inlier.evaluation.results_file import FORMAT, shortened
+from inlier.evaluation.together import Scale
 from inlier.files import read_tensors
 from inlier.monitor import Monitor
 from inlier.perturbations.base import to_8_bit

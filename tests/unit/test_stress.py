@@ -15,6 +15,8 @@ from inlier.errors import Mismatch
 from inlier.evaluation.stress import BUDGETS, Stress, suite
 from inlier.evaluation.subjects import Subjects
 from inlier.monitor import Monitor
+from inlier.report.document import document_html
+from inlier.report.stress_page import stress_document
 
 EPSILONS = (0.06, 0.12)
 
@@ -100,6 +102,38 @@ def test_what_is_done_is_not_done_again_and_gives_the_same(ran, monitor, backbon
     for results_of in (results, again):
         results_of.pop("seconds", None)
     assert json.dumps(again) == json.dumps(results)
+
+
+def test_who_has_monitors_of_his_own_gets_past_these_and_is_shown_to_the_monitor(monitor, backbone, images, tmp_path):
+    own = {f"own {seed}": Monitor(backbone, "mahalanobis").fit(scenes(40, seed)).calibrate(false_alarm_rate=0.05)
+           for seed in (7, 8)}  # fmt: skip
+    kept = {}
+    results = Stress(
+        monitor, images, tmp_path, epsilons=EPSILONS, budget="smoke", surrogates=own,
+        keep=lambda name, eps, attacked: kept.update({(name, eps): attacked}),
+    ).run()  # fmt: skip
+    name = "dual, hinge, through surrogates"
+    rows = [row for row in results["rows"] if row["attack"] == name]
+    assert [row["tier"] for row in rows] == ["T1", "T1"]
+    assert [row["tier"] for row in results["worst"]] == ["T0", "T1", "T3"] * 2
+    assert "T1" in results["smallest"][0]
+    for row in rows:
+        attacked = kept[name, row["eps"]]
+        assert not any(each(attacked).flagged.any() for each in own.values())
+        after = monitor(attacked)
+        assert row["detected"]["hits"] == int((after.flagged & ~monitor(images).flagged).sum())
+        assert row["damage"] > 0.1
+    gate = next(gate for gate in results["gates"] if gate["name"] == "who knows more succeeds more often")
+    assert gate["wanted"] == "T3 >= T1 >= T0 >= noise"
+    assert len(gate["observed"].split(", ")) == 4
+    page = stress_document(results | {"title": "Toys", "command": "inlier stress"})
+    assert "T1, through monitors of his own" in document_html(page)
+
+
+def test_a_surrogate_that_is_the_monitor_is_refused(monitor, images, tmp_path):
+    with pytest.raises(ValueError, match="Surrogate 'spy' is the monitor itself"):
+        Stress(monitor, images, tmp_path, surrogates={"spy": monitor})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -35,14 +35,31 @@ from inlier.attacks.surrogates import hinge
 from inlier.errors import NotFitted
 from inlier.monitor import Monitor
 from inlier.observation import Observation
+from inlier.probe import Probe
 from inlier.types import Images, LabelMaps, Progress, Scores
 
-__all__ = ["DEAD", "WAYS", "MonitorAttack", "Outcome", "Way", "attack_monitor", "change_norms", "judged", "limit_of"]
+__all__ = [
+    "DEAD", "WAYS", "MonitorAttack", "Outcome", "Watched", "Way", "attack_monitor", "change_norms", "judged", "limit_of"
+]  # fmt: skip
 
 DEAD = 0.01
 """The share of gradients that may be zero or not finite before an attack is a poor witness."""
 
 Score = Callable[[Observation], Scores]
+
+
+class Watched(NamedTuple):
+    """What an attacker has before him of a monitor, or of several of his own as one.
+
+    Args:
+        probe: whose observations are scored.
+        score: differentiable, (n,).
+        aim: up to which score he keeps silent.
+    """
+
+    probe: Probe
+    score: Score
+    aim: float
 
 
 @dataclass(frozen=True)
@@ -209,6 +226,7 @@ def attack_monitor(
     weight: float = 0.1,
     margin: float = 0.1,
     rate: float | None = None,
+    through: Watched | None = None,
     restarts: int = 1,
     initial: Tensor | None = None,
     labels: LabelMaps | None = None,
@@ -216,7 +234,7 @@ def attack_monitor(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MonitorAttack:
-    """Attack a calibrated monitor and its network, from whom nothing is hidden.
+    """Attack a calibrated monitor and its network, by somebody from whom nothing is hidden, or who has other monitors.
 
     Momentum sign steps (in L2 along the gradient) that shrink along a cosine; the best iterate is kept, clean images
     included.
@@ -232,6 +250,7 @@ def attack_monitor(
         weight: of the monitor, where the way has one; at the start, where it finds its own.
         margin: how far below the threshold the attacker aims, as a share of it, so that rounding raises no alarm.
         rate: the nominal false-alarm rate; by default the monitor's own.
+        through: what the attacker has instead of the monitor, which then judges images that were made without it.
         restarts: random starts; with 1 the start is the clean image.
         initial: where to start instead.
         parametrisation: what is moved, such as the pixels of a patch; by default all pixels.
@@ -244,19 +263,19 @@ def attack_monitor(
     if way not in WAYS:
         raise LookupError(f"No way to attack a monitor is named '{way}'. There are {', '.join(WAYS)}.")
     row, limit = WAYS[way], limit_of(monitor, rate)
-    aim = limit - margin * abs(limit)
+    seen = through or Watched(monitor.probe, monitor.objective, limit - margin * abs(limit))
     size = eps / 4 if step_size is None else step_size
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm is 'linf' or 'l2', not {norm!r}")
     ball: Constraint = LinfBall(eps) if norm == "linf" else L2Ball(eps)
     stepper: Stepper = MomentumSign(size, 0.75) if norm == "linf" else L2Step(size)
     attack = Attack(
-        ball, Cosine(stepper, steps), steps, parametrisation or Pixels(), rule=row.rule(aim, weight, share),
+        ball, Cosine(stepper, steps), steps, parametrisation or Pixels(), rule=row.rule(seen.aim, weight, share),
         keep="best", start="clean" if restarts == 1 else "random", restarts=restarts,
     )  # fmt: skip
     result = attack(
-        monitor.probe, images, row.objectives(loss or hinge(), monitor.objective, aim), labels=labels,
-        better=row.better(monitor.objective, aim), initial=initial, seed=seed, progress=progress,
+        seen.probe, images, row.objectives(loss or hinge(), seen.score, seen.aim), labels=labels,
+        better=row.better(seen.score, seen.aim), initial=initial, seed=seed, progress=progress,
     )  # fmt: skip
     return judged(monitor, result, limit)
 

@@ -40,6 +40,13 @@ def stress(
     control: Annotated[
         Path | None, typer.Option(help="A monitor of the same network that is known to break, such as max_softmax.")
     ] = None,
+    surrogate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="MONITOR",
+            help="A monitor that the attacker made himself, under a key or with images of his own; repeatable.",
+        ),
+    ] = None,
     keep_images: Annotated[
         bool,
         typer.Option("--keep-images", help="Write the attacked images as PNG, a folder for each attacker and eps."),
@@ -50,8 +57,9 @@ def stress(
 ) -> None:
     """Attack network and monitor together, print the success of the worst attacker, image by image, and every gate.
 
-    The attackers know everything, the key too. Success: 30 % or more of the prediction changed and no alarm, on 8-bit
-    images that raised none before. Exit code 3 if a gate fails: then the attackers' failure would mean nothing.
+    The attackers know everything, the key too; with --surrogate there are also some who know all but the key. Success:
+    30 % or more of the prediction changed and no alarm, on 8-bit images that raised none before. Exit code 3 if a gate
+    fails: then the attackers' failure would mean nothing.
     """
     import shlex
     import sys
@@ -74,6 +82,7 @@ def stress(
     network = backbone.load()
     loaded = Monitor.load(monitor, network)
     other = None if control is None else Monitor.load(control, network)
+    surrogates = {f"{n} {file.name}": Monitor.load(file, network) for n, file in enumerate(surrogate or [], start=1)}
     folder = images.open(labels=None if labels is None else LabelFolder(labels, network.task.classes))
     subjects = Subjects.of(folder, network, count)
     say_skipped(folder)
@@ -84,7 +93,8 @@ def stress(
     with progress_bars() as progress:
         work = Stress(
             loaded, subjects, out, epsilons=radii, budget=budget, rate=rate, control=other,
-            keep=keep if keep_images else None, batch_size=batch_size, seed=seed, progress=progress,
+            surrogates=surrogates, keep=keep if keep_images else None, batch_size=batch_size, seed=seed,
+            progress=progress,
         )  # fmt: skip
         found = work.run()
     results = shortened(without_nan({

@@ -1,8 +1,8 @@
 """Attackers at work on a monitor, one after another at each eps; what is finished lies in a folder and is not redone.
 
-An attacker is a recipe, which knows nothing of the monitor (T0), questions to the running system (T2), or a way to
-attack network and monitor at once, with everything known (T3). What became of the images is a cell, and cells of all
-attackers are counted alike.
+An attacker is a recipe, which knows nothing of the monitor (T0), a way to attack network and monitor at once, through
+monitors of his own (T1) or with everything known (T3), or questions to the running system (T2). What became of the
+images is a cell, and cells of all attackers are counted alike.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from inlier.attacks.asking import QUERIES, MonitorQueries, ask_monitor
 from inlier.attacks.constraints import L2Ball, Parametrisation, Pixels
 from inlier.attacks.engine import Attack
-from inlier.attacks.joint import WAYS, MonitorAttack, Outcome, attack_monitor, change_norms, judged, limit_of
+from inlier.attacks.joint import WAYS, MonitorAttack, Outcome, Watched, attack_monitor, change_norms, judged, limit_of
 from inlier.attacks.objectives import Objective, cross_entropy
 from inlier.attacks.recipes import RECIPES
 from inlier.attacks.surrogates import correct_cross_entropy, hinge, segpgd, smooth_count
@@ -30,6 +30,7 @@ from inlier.attacks.targets import TargetKind, target_maps
 from inlier.backbones.base import Backbone
 from inlier.evaluation.metrics import auroc, overlaps, rate_interval
 from inlier.evaluation.subjects import Subjects
+from inlier.evaluation.together import pooled
 from inlier.evaluation.workplace import Workplace
 from inlier.monitor import Monitor
 from inlier.perturbations.base import to_8_bit
@@ -41,7 +42,7 @@ __all__ = [
     "limits_of", "median_smallest", "norm_of", "rate_of", "recipe_attack", "row_of", "smallest",
 ]  # fmt: skip
 
-Tier: TypeAlias = Literal["T0", "T2", "T3"]
+Tier: TypeAlias = Literal["T0", "T1", "T2", "T3"]
 Norm: TypeAlias = Literal["linf", "l2"]
 SHARES = (0.3, 0.5)
 """Of the prediction that an attacker must change."""
@@ -54,6 +55,8 @@ ALIASES = {"pgd": "pgd_linf", "apgd": "apgd_linf", "bim": "ifgsm"}
 """Other names of recipes."""
 RATES = (0.001, 0.01, 0.05)
 """False-alarm rates at which everything is counted, as far as the calibration allows."""
+MARGIN = 1.0
+"""How far below the limit of his own monitors an attacker aims, in standard deviations of their clean scores."""
 A_QUERY = 3
 """So many questions cost about as much as a step, which goes forward and backward with gradients."""
 
@@ -68,7 +71,7 @@ class Assault:
         loss: of `LOSSES`; a recipe and questions have their own.
         steps: of a restart, or the budget of questions.
         weight, restarts: of `attack_monitor`.
-        tier: T0 does not know of the monitor, T2 may ask it, T3 knows everything.
+        tier: T0 does not know of the monitor, T1 has monitors like it, T2 may ask it, T3 knows everything.
         target: the class that a recipe wants everywhere, or the kind of map that it wants of each image.
     """
 
@@ -126,6 +129,7 @@ class Assaults:
         shown: of how many images the attacked ones are kept in a cell.
         keep: told of name, eps and attacked images of every cell that is made, rounded to 8 bit.
         parametrisation: what is moved; by default all pixels. Questions always move these.
+        surrogates: by name, calibrated monitors of the same network, which attackers of tier T1 have.
         batch_size: images at a time.
         seed: of random starts, and of target maps.
         progress: told of steps, each of an image, over all that `plan` was told of.
@@ -142,11 +146,13 @@ class Assaults:
         shown: int = 0,
         keep: Callable[[str, float, Images], None] | None = None,
         parametrisation: Parametrisation | None = None,
+        surrogates: Mapping[str, Monitor] | None = None,
         batch_size: int = 4,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
         self.monitor, self.subjects, self.place = monitor, subjects, place
+        self.own = pooled(monitor.backbone, surrogates, MARGIN) if surrogates else None
         self.parametrisation = parametrisation
         self.rate = monitor.false_alarm_rate if rate is None else rate
         self.limit = limit_of(monitor, self.rate)
@@ -211,6 +217,7 @@ class Assaults:
             part = assault(
                 one, monitor, images, eps, norm=self.norm, rate=rate, seed=self.seed + start, labels=truth,
                 target=wanted[at] if isinstance(wanted, Tensor) else wanted, parametrisation=self.parametrisation,
+                own=self.own,
                 initial=None if initial is None else initial[at], progress=partial(self.tell, len(images), one),
             )  # fmt: skip
             row = told_of(part)
@@ -298,10 +305,11 @@ def assault(
     labels: LabelMaps | None,
     target: int | LabelMaps | None,
     parametrisation: Parametrisation | None,
+    own: Watched | None,
     initial: Images | None,
     progress: Progress,
 ) -> MonitorAttack | MonitorQueries:
-    """An attacker and a batch."""
+    """An attacker and a batch; `own` is what one of tier T1 has instead of the monitor."""
     if one.way in QUERIES:
         return ask_monitor(
             monitor, images, eps, how=one.way, queries=one.steps, rate=rate, seed=seed, progress=progress
@@ -309,8 +317,9 @@ def assault(
     if one.way in WAYS:
         return attack_monitor(
             monitor, images, eps, way=one.way, loss=LOSSES[one.loss], norm=norm, steps=one.steps, weight=one.weight,
-            restarts=one.restarts, rate=rate, seed=seed, step_size=eps if one.steps == 1 else None, labels=labels,
-            parametrisation=parametrisation, initial=initial, progress=progress,
+            restarts=one.restarts, rate=rate, through=own if one.tier == "T1" else None, seed=seed,
+            step_size=eps if one.steps == 1 else None, labels=labels, parametrisation=parametrisation, initial=initial,
+            progress=progress,
         )  # fmt: skip
     row, attack = RECIPES[one.way], recipe_attack(one.way, eps, one.steps, one.restarts)
     result = replace(attack, parametrisation=parametrisation or Pixels())(

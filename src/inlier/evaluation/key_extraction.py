@@ -16,16 +16,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from inlier.backbones.base import Backbone
-from inlier.evaluation.together import Part, Together
+from inlier.evaluation.together import Scale, Together, scored
 from inlier.monitor import Monitor
-from inlier.observation import Observation
 from inlier.perturbations.base import to_8_bit
 from inlier.probe import Probe
 from inlier.readers import SampledActivations
 from inlier.sampling import SamplingKey
 from inlier.types import Images, Progress
 
-__all__ = ["ORACLES", "Candidates", "Scale", "extraction", "sampled", "scored"]
+__all__ = ["ORACLES", "Candidates", "extraction", "sampled"]
 
 ORACLES: Mapping[str, str] = {
     "score": "the score, less what surrogates answer",
@@ -36,23 +35,6 @@ ORACLES: Mapping[str, str] = {
 }
 """What is asked for, and compared with what; each gives one number a candidate, larger = more likely in the key."""
 TINY = 1e-12
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What a monitor's score is measured in.
-
-    Args:
-        limit: the largest score that is not flagged.
-        spread: the standard deviation of its clean scores.
-    """
-
-    limit: float
-    spread: float
-
-    def of(self, scores: Tensor) -> Tensor:
-        """Scores in spreads above the limit: flagged above 0."""
-        return (scores - self.limit) / self.spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,13 +172,3 @@ def gradients_of(
     scores = scored(together(leaf), together, monitors, scales)[:, 0]
     rows = [torch.autograd.grad(score, leaf, retain_graph=True)[0].flatten() for score in scores]
     return torch.stack(rows)
-
-
-def scored(
-    observation: Observation, together: Together, monitors: Mapping[str, Monitor], scales: Mapping[str, Scale]
-) -> Float[Tensor, "monitors n"]:
-    """The scores of several monitors of what they see together, in their scales: flagged above 0."""
-    return torch.stack([
-        scales[name].of(monitor.objective(Part(observation, together.names[name])))
-        for name, monitor in monitors.items()
-    ])  # fmt: skip

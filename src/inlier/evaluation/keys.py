@@ -8,7 +8,7 @@ monitor under another key. And it is tried to find a key out by asking.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -22,10 +22,11 @@ from torch import Tensor
 
 from inlier.attacks.constraints import LinfBall
 from inlier.attacks.engine import Attack, AttackResult
-from inlier.attacks.joint import DEAD, Outcome, limit_of
+from inlier.attacks.joint import DEAD, Outcome, Watched
 from inlier.attacks.objectives import Dual, Sum, evasion, share_changed, unseen
 from inlier.attacks.steppers import Cosine, MomentumSign
 from inlier.attacks.surrogates import hinge
+from inlier.backbones.base import Backbone
 from inlier.backbones.load import load_backbone
 from inlier.calibration import blocked_folds
 from inlier.densities.histogram import Histogram
@@ -33,9 +34,9 @@ from inlier.detectors.base import Detector
 from inlier.evaluation.assaults import SHARES, SURFACE, rate_of
 from inlier.evaluation.gathered import Source, gather_images, placed
 from inlier.evaluation.intervals import auroc_interval, bootstrap
-from inlier.evaluation.key_extraction import ORACLES, Candidates, Scale, extraction, sampled, scored
+from inlier.evaluation.key_extraction import ORACLES, Candidates, extraction, sampled
 from inlier.evaluation.metrics import rate_interval
-from inlier.evaluation.together import Together
+from inlier.evaluation.together import Pool, Scale, Together, pooled, scale_of, scored
 from inlier.evaluation.workplace import Workplace
 from inlier.images import TensorImages, evenly
 from inlier.monitor import Monitor
@@ -48,7 +49,6 @@ from inlier.types import Images, Progress, Scores
 
 __all__ = ["AllFeatures", "Keys", "attacker_named"]
 
-Pool = Literal["mean", "max"]
 WEIGHT = 0.1
 """Of the monitor in the attack, at the start; it finds its own."""
 KEYLESS = "default"
@@ -316,10 +316,9 @@ class _Work:
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
             told = f"{attacker.name}{f', {victim}' if victim else ''}, eps {level:g}/255"
             stored, dead, done = torch.empty_like(self.attacked), 0.0, 0
-            for places, probe, score in self.probes(attacker, victim):
+            for places, watched in self.watched(attacker, victim):
                 for part in torch.split(places, self.plan.batch_size):
-                    margin = self.plan.known_margin if attacker is KNOWN else self.plan.margin
-                    result = attack(probe, self.attacked[part], level / 255, score, -margin, self.plan.steps)
+                    result = attack(self.backbone, self.attacked[part], level / 255, watched, self.plan.steps)
                     stored[part], done = result.to_8_bit(), done + len(part)
                     dead += result.dead_gradients * len(part)
                     self.tell(told, done, len(stored))
@@ -336,35 +335,22 @@ class _Work:
         ]  # fmt: skip
         return max(told)
 
-    def probes(
-        self, attacker: Attacker, victim: str
-    ) -> Iterator[tuple[Int[Tensor, " n"], Probe, Callable[[Observation], Scores] | None]]:
-        """Which images are attacked through what; the score is flagged above 0, and in spreads of clean scores."""
+    def watched(self, attacker: Attacker, victim: str) -> Iterator[tuple[Int[Tensor, " n"], Watched | None]]:
+        """Which images are attacked by whom who sees what; None for who knows of no monitor."""
         every = torch.arange(len(self.attacked))
         if attacker is OBLIVIOUS:
-            yield every, Probe(self.backbone), None
+            yield every, None
         elif attacker is KNOWN:
-            yield every, *self.through({victim: self.victims[victim]})
+            yield every, pooled(self.backbone, {victim: self.victims[victim]}, self.plan.known_margin)
         elif attacker is EVERYTHING:
-            yield every, *self.through({attacker.name: self.monitor(attacker.name)})
+            yield every, pooled(self.backbone, {attacker.name: self.monitor(attacker.name)}, self.plan.margin)
         else:
             assert attacker.surrogates is not None
             names, count = self.surrogate_names, attacker.surrogates
             starts = (every * count) % len(names) if count < len(names) else torch.zeros_like(every)
             for start in sorted(set(starts.tolist())):
-                some = [names[(start + i) % len(names)] for i in range(count)]
-                yield (starts == start).nonzero()[:, 0], *self.through({name: self.surrogates[name] for name in some})
-
-    def through(self, monitors: Mapping[str, Monitor]) -> tuple[Probe, Callable[[Observation], Scores]]:
-        """A probe for these and their score as one."""
-        together = Together(self.backbone, monitors)
-        scales = {name: scale_of(monitor) for name, monitor in monitors.items()}
-
-        def pooled(observation: Observation) -> Scores:
-            scores = scored(observation, together, monitors, scales)
-            return scores.mean(0) if self.plan.pool == "mean" else scores.amax(0)
-
-        return together.probe, pooled
+                some = {name: self.surrogates[name] for name in (names[(start + i) % len(names)] for i in range(count))}
+                yield (starts == start).nonzero()[:, 0], pooled(self.backbone, some, self.plan.margin, self.plan.pool)
 
     # --- what came of them ----------------------------------------------------------------------------------------
 
@@ -564,30 +550,15 @@ class _Work:
             self.progress(phase, done, total)
 
 
-def attack(
-    probe: Probe,
-    images: Images,
-    eps: float,
-    score: Callable[[Observation], Scores] | None,
-    aim: float,
-    steps: int,
-) -> AttackResult:
-    """The dual attack with the hinge, from the clean images; without a score, the hinge alone.
-
-    Args:
-        score: that is to stay at or below `aim`.
-    """
+def attack(backbone: Backbone, images: Images, eps: float, watched: Watched | None, steps: int) -> AttackResult:
+    """The dual attack with the hinge, from the clean images; of who watches nothing, the hinge alone."""
     stepper = Cosine(MomentumSign(eps / 4, 0.75), steps)
-    if score is None:
+    if watched is None:
         plain = Attack(LinfBall(eps), stepper, steps, rule=Sum(), keep="best")
-        return plain(probe, images, (hinge(),), better=share_changed)
-    joint = Attack(LinfBall(eps), stepper, steps, rule=Dual(aim, WEIGHT), keep="best")
-    return joint(probe, images, (hinge(), evasion(score)), better=unseen(score, aim))
-
-
-def scale_of(monitor: Monitor) -> Scale:
-    """Of a calibrated monitor."""
-    return Scale(limit_of(monitor), monitor.calibration_scores.double().std().clamp_min(1e-12).item())
+        return plain(Probe(backbone), images, (hinge(),), better=share_changed)
+    joint = Attack(LinfBall(eps), stepper, steps, rule=Dual(watched.aim, WEIGHT), keep="best")
+    objectives = (hinge(), evasion(watched.score))
+    return joint(watched.probe, images, objectives, better=unseen(watched.score, watched.aim))
 
 
 def over_keys(hits: Bool[Tensor, "n keys"], among: Bool[Tensor, "n keys"], per_key: int = 1) -> dict[str, Any]:

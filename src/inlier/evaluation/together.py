@@ -8,19 +8,26 @@ names that it knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from inlier.attacks.joint import Watched, limit_of
 from inlier.backbones.base import Backbone
 from inlier.monitor import Monitor, Needs
 from inlier.observation import Look, Observation, Readings
 from inlier.origin import reader_digest
 from inlier.probe import Probe
 from inlier.readers import Reader
-from inlier.types import Images, Logits
+from inlier.types import Images, Logits, Scores
 
-__all__ = ["Part", "Together"]
+__all__ = ["Part", "Pool", "Scale", "Together", "pooled", "scale_of", "scored"]
+
+Pool: TypeAlias = Literal["mean", "max"]
+"""How the scores of several monitors are one."""
 
 
 class Together:
@@ -119,3 +126,51 @@ class Part(Observation):
 
     def gradient(self, of: Callable[[Observation], Tensor], *, create_graph: bool = False) -> Images:
         return self._whole.gradient(lambda seen: of(Part(seen, self._names)), create_graph=create_graph)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a monitor's score is measured in.
+
+    Args:
+        limit: the largest score that is not flagged.
+        spread: the standard deviation of its clean scores.
+    """
+
+    limit: float
+    spread: float
+
+    def of(self, scores: Tensor) -> Tensor:
+        """Scores in spreads above the limit: flagged above 0."""
+        return (scores - self.limit) / self.spread
+
+
+def scale_of(monitor: Monitor) -> Scale:
+    """Of a calibrated monitor."""
+    return Scale(limit_of(monitor), monitor.calibration_scores.double().std().clamp_min(1e-12).item())
+
+
+def scored(
+    observation: Observation, together: Together, monitors: Mapping[str, Monitor], scales: Mapping[str, Scale]
+) -> Float[Tensor, "monitors n"]:
+    """The scores of several monitors of what they see together, in their scales: flagged above 0."""
+    return torch.stack([
+        scales[name].of(monitor.objective(Part(observation, together.names[name])))
+        for name, monitor in monitors.items()
+    ])  # fmt: skip
+
+
+def pooled(backbone: Backbone, monitors: Mapping[str, Monitor], margin: float, pool: Pool = "max") -> Watched:
+    """Several calibrated monitors as one, for who attacks them together: flagged above 0, in spreads of clean scores.
+
+    Args:
+        margin: how far below 0 the attacker aims.
+    """
+    together = Together(backbone, monitors)
+    scales = {name: scale_of(monitor) for name, monitor in monitors.items()}
+
+    def score(observation: Observation) -> Scores:
+        scores = scored(observation, together, monitors, scales)
+        return scores.mean(0) if pool == "mean" else scores.amax(0)
+
+    return Watched(together.probe, score, -margin)

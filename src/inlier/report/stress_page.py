@@ -27,7 +27,8 @@ from inlier.report.tables import Column, Rate, Table, share, words
 __all__ = ["stress_document"]
 
 NORM = "linf"
-LEGEND = (("T3, everything known", 0), ("T0, oblivious", 1), ("random noise", 2))
+LINES = {"T3": "T3, everything known", "T1": "T1, through monitors of his own", "T0": "T0, oblivious"}
+NOISE = "random noise"
 
 
 def stress_document(results: Mapping[str, Any]) -> Document:
@@ -87,9 +88,9 @@ def sections(results: Mapping[str, Any]) -> Iterator[Section]:
     radii = results["settings"]["epsilons"]
     yield Section(
         "worst", "The worst case, image by image",
-        ["Tier T3 has all attackers, those of T0 among them. Points are shares of the images that were silent when "
-         "clean; bars are 95\N{NO-BREAK SPACE}% intervals over images."],
-        [(text, f"s{style}") for text, style in LEGEND],
+        ["A tier has the attackers of those below it, too: T3 has all of them. Points are shares of the images that "
+         "were silent when clean; bars are 95\N{NO-BREAK SPACE}% intervals over images."],
+        [(text, f"s{style}") for style, text in enumerate([*tiers_of(results).values(), NOISE])],
         list(worst_plots(results)), [worst_table(results), rates_table(results), smallest_table(results)],
     )  # fmt: skip
     yield Section(
@@ -133,12 +134,17 @@ def sections(results: Mapping[str, Any]) -> Iterator[Section]:
 def worst_plots(results: Mapping[str, Any]) -> Iterator[Plot]:
     radii = results["settings"]["epsilons"]
     for part in ("0.3", "0.5"):
+        tiers = tiers_of(results)
         lines = [
-            Line(LEGEND[style][0], points(results["worst"], tier, f"success_{part}", style, radii), style, dots=True)
-            for style, tier in ((0, "T3"), (1, "T0"))
+            Line(
+                text, points(results["worst"], tier, f"success_{part}", style, radii, len(tiers) + 1), style, dots=True
+            )
+            for style, (tier, text) in enumerate(tiers.items())
         ]
         if part == "0.3":
-            lines.append(Line(LEGEND[2][0], points(results["noise"], None, "success_0.3", 2, radii), 2, dots=True))
+            style = len(tiers)
+            dots = points(results["noise"], None, "success_0.3", style, radii, style + 1)
+            lines.append(Line(NOISE, dots, style, dots=True))
         yield Plot(
             f"Success with at least {100 * float(part):.0f}\N{NO-BREAK SPACE}% of the prediction changed.",
             line_chart(
@@ -151,8 +157,16 @@ def worst_plots(results: Mapping[str, Any]) -> Iterator[Plot]:
         )
 
 
-def points(rows: Sequence[Entry], tier: str | None, what: str, line: int, radii: Sequence[float]) -> list[Point]:
-    beside = aside(line, len(LEGEND), radii)
+def tiers_of(results: Mapping[str, Any]) -> dict[str, str]:
+    """Those that were tried, from who knows most."""
+    tried = {row["tier"] for row in results["worst"]}
+    return {tier: text for tier, text in LINES.items() if tier in tried}
+
+
+def points(
+    rows: Sequence[Entry], tier: str | None, what: str, line: int, radii: Sequence[float], lines: int
+) -> list[Point]:
+    beside = aside(line, lines, radii)
     found = [rate_point(row["eps"] + beside, row[what]) for row in rows if tier is None or row["tier"] == tier]
     return [point for point in found if point is not None]
 
@@ -189,7 +203,7 @@ def rates_table(results: Mapping[str, Any]) -> Table:
 
 
 def smallest_table(results: Mapping[str, Any]) -> Table:
-    largest = results["settings"]["epsilons"][-1]
+    largest, tiers = results["settings"]["epsilons"][-1], list(tiers_of(results))[::-1]
 
     def told(eps: float | None) -> Any:
         return words(f"above {eps_text(largest, NORM)}") if eps is None else eps_cell(eps, NORM)
@@ -197,8 +211,8 @@ def smallest_table(results: Mapping[str, Any]) -> Table:
     return Table(
         "smallest",
         "The least eps tried at which half of the images evade: the median over images of the least for each.",
-        (Column("of the prediction changed"), Column("T0"), Column("T3")),
-        tuple((share(row["share"]), told(row["T0"]), told(row["T3"])) for row in results["smallest"]),
+        (Column("of the prediction changed"), *map(Column, tiers)),
+        tuple((share(row["share"]), *(told(row[tier]) for tier in tiers)) for row in results["smallest"]),
     )
 
 
@@ -262,10 +276,13 @@ def cost_text(cost: Entry) -> list[str]:
 
 
 def limits(results: Mapping[str, Any]) -> Iterator[str]:
-    yield (
-        "Transferred attacks (T1), by who knows everything but the key and fits monitors under keys of his own: this "
-        "test does not say what a secret is worth."
-    )
+    if "T1" in tiers_of(results):
+        yield "How many monitors of his own an attacker needs: all that he had were attacked at once."
+    else:
+        yield (
+            "Transferred attacks (T1), by who knows everything but the key and fits monitors under keys of his own: "
+            "this test does not say what a secret is worth."
+        )
     if not results["queries"]:
         yield "Attackers who may only ask (T2) were not tried with this budget."
     yield "Other norms than Linf, patches, and attacks on the sensor or in the scene."
