@@ -134,8 +134,16 @@ def quality(
 
 
 def cost(by_image: Mapping[str, Tensor], control: str, tuned: str, groups: Sequence[str]) -> Interval:
-    """How much worse a tuned network is than the better of `original` and its control, from `Quality.by_image`, with
-    the 95 % bootstrap interval over runs of `NEIGHBOURS` images of a group."""
+    """How much worse a tuned network is than the better of `original` and its control.
+
+    Args:
+        by_image: as in `Quality`.
+        control, tuned: names in there.
+        groups: of the images.
+
+    Returns:
+        With the 95 % bootstrap interval over runs of `NEIGHBOURS` images of a group.
+    """
 
     def lost(*parts: Tensor) -> Tensor:
         first, second, third = map(goodness, parts)
