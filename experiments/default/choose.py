@@ -15,9 +15,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -163,35 +164,61 @@ class Tried:
         return alarms
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a monitor with all detectors that are tried has read.
+
+    Args:
+        monitor: not fitted.
+        clean: of the training frames, by drives.
+        odd: by name, of what was made of the chosen ones.
+        chosen: which these are.
+        folds: of the frames, by kind.
+        config: what was done.
+    """
+
+    monitor: Monitor
+    clean: Readings
+    odd: dict[str, Readings]
+    chosen: Tensor
+    folds: dict[str, Tensor]
+    config: dict[str, Any]
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, detectors: Sequence[str]) -> Self:
+        """Frames and pseudo-anomalies, read for the detectors."""
+        backbone = espnet(options.data / WEIGHTS)
+        batches = list(open_images(f"camvid:{options.data / 'camvid' / 'train'}", labelled=False).batches(16))
+        frames = torch.cat([batch.images for batch in batches])
+        drives = [group for batch in batches for group in batch.groups]
+        if options.frames is not None:
+            kept = torch.arange(len(frames))[:: max(1, len(frames) // options.frames)]
+            frames, drives = frames[kept], [drives[i] for i in kept.tolist()]
+        chosen = torch.arange(0, len(frames), EVERY)
+        monitor = Monitor(backbone, list(detectors), seed=0)
+        clean = monitor.read(TensorImages(frames, groups=drives), batch_size=4, progress=told)
+        odd = {
+            name: monitor.read(images, batch_size=4, progress=told)
+            for name, images in pseudo_anomalies(backbone, frames, chosen, options.seed).items()
+        }
+        folds = {"blocks": blocked_folds(drives, block=options.block, folds=FOLDS), "drives": group_folds(drives)}
+        config = {"frames": len(frames), "every": EVERY, "block": options.block, "folds": FOLDS, "rate": RATE}
+        return cls(monitor, clean, odd, chosen, folds, config | {"seed": options.seed})
+
+
 def chosen_by(options: argparse.Namespace) -> dict[str, Any]:
     """The table, by detector and kind of folds."""
-    backbone = espnet(options.data / WEIGHTS)
-    batches = list(open_images(f"camvid:{options.data / 'camvid' / 'train'}", labelled=False).batches(16))
-    frames = torch.cat([batch.images for batch in batches])
-    drives = [group for batch in batches for group in batch.groups]
-    if options.frames is not None:
-        kept = torch.arange(len(frames))[:: max(1, len(frames) // options.frames)]
-        frames, drives = frames[kept], [drives[i] for i in kept.tolist()]
-    chosen = torch.arange(0, len(frames), EVERY)
-    monitor = Monitor(backbone, list(CANDIDATES), seed=0)
-    clean = monitor.read(TensorImages(frames, groups=drives), batch_size=4, progress=told)
-    odd = {
-        name: monitor.read(images, batch_size=4, progress=told)
-        for name, images in pseudo_anomalies(backbone, frames, chosen, options.seed).items()
-    }
-    folds = {"blocks": blocked_folds(drives, block=options.block, folds=FOLDS), "drives": group_folds(drives)}
+    seen = Seen.of(options, CANDIDATES)
     found: dict[str, Any] = {}
-    for name, blank in zip(CANDIDATES, monitor.detectors.values(), strict=True):
+    for name, blank in zip(CANDIDATES, seen.monitor.detectors.values(), strict=True):
         assert isinstance(blank, Detector)
-        tried = Tried(blank, name, clean, odd, chosen)
-        for kind, fold in folds.items():
+        tried = Tried(blank, name, seen.clean, seen.odd, seen.chosen)
+        for kind, fold in seen.folds.items():
             areas = tried.by_pseudo_anomaly(fold)
             mean = round(sum(areas.values()) / len(areas), 4)
-            elsewhere = tried.alarms_elsewhere(fold, drives)
+            elsewhere = tried.alarms_elsewhere(fold, seen.clean.groups)
             found.setdefault(name, {})[kind] = {"auroc": areas, "mean_auroc": mean, "alarms_elsewhere": elsewhere}
-    config = {"frames": len(frames), "every": EVERY, "block": options.block, "folds": FOLDS, "rate": RATE}
-    config |= {"seed": options.seed}
-    return {"config": config, "detectors": found}
+    return {"config": seen.config, "detectors": found}
 
 
 def told(phase: str, done: int, total: int) -> None:
@@ -212,21 +239,27 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(
+    what: Callable[[argparse.Namespace], dict[str, Any]],
+    told: Callable[[dict[str, Any]], str],
+    description: str | None,
+    results: Path,
+) -> None:
+    """Carry out an experiment with the options of the command line, write what it gives and print its table."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with camvid/ and weights/")
-    parser.add_argument("--results", type=Path, default=HERE / "results.json")
+    parser.add_argument("--results", type=Path, default=results)
     parser.add_argument("--frames", type=int, help="about so many frames only, to try it out")
     parser.add_argument("--block", type=int, default=10, help="neighbouring frames that are held out together")
     parser.add_argument("--seed", type=int, default=0, help="of the pseudo-anomalies")
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    results = chosen_by(options)
+    found = what(options)
     with replacing(options.results) as path:
-        path.write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results))
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    print(told(found))
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_by, table, __doc__, HERE / "results.json")

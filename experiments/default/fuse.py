@@ -12,24 +12,17 @@ left out that is flagged at 5 %. Writes fusions.json beside this file.
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from choose import EVERY, FOLDS, RATE, WEIGHTS, pseudo_anomalies, told
+from choose import RATE, Seen, main
 from torch import Tensor
 
-from inlier.backbones.base import Backbone
-from inlier.backbones.espnet import espnet
-from inlier.calibration import blocked_folds, group_folds
-from inlier.datasets.load import open_images
 from inlier.evaluation.metrics import auroc
-from inlier.files import replacing
-from inlier.images import TensorImages, evenly
+from inlier.images import evenly
 from inlier.monitor import DEFAULT, ESCALATE, Monitor
-from inlier.observation import Readings
 
 HERE = Path(__file__).parent
 BANDS, PROFILE, LOOK = DEFAULT
@@ -48,34 +41,22 @@ MONITORS: Mapping[str, Mapping[str, Any]] = {
 SOME = 25
 
 
-def judged(
-    backbone: Backbone,
-    settings: Mapping[str, Any],
-    clean: Readings,
-    odd: Mapping[str, Readings],
-    chosen: Tensor,
-    fold: Tensor,
-    count: int | None,
-) -> dict[str, Any]:
-    """Mean AUROC and alarms of one kind of monitor: each fold by one fitted to `count` of the others' frames.
-
-    Args:
-        chosen: the frames that the pseudo-anomalies were made of.
-        fold: of every frame.
-        count: None for all.
-    """
+def judged(seen: Seen, settings: Mapping[str, Any], fold: Tensor, count: int | None) -> dict[str, Any]:
+    """Mean AUROC and alarms of one kind of monitor: each fold by one fitted to `count` of the others' frames, or to
+    all."""
     scores = torch.zeros(len(fold), dtype=torch.float64)
-    made = {name: torch.zeros(len(chosen), dtype=torch.float64) for name in odd}
+    made = {name: torch.zeros(len(seen.chosen), dtype=torch.float64) for name in seen.odd}
     alarms = []
     for number in sorted(set(fold.tolist())):
         inside, outside = (fold == number).nonzero()[:, 0], (fold != number).nonzero()[:, 0]
         if count is not None:
             outside = outside[torch.tensor(evenly(len(outside), count))]
-        monitor = Monitor(backbone, **settings, seed=0).fit(clean.subset(outside)).calibrate(false_alarm_rate=RATE)
-        scores[inside] = monitor.score_of(clean.subset(inside)).double()
+        monitor = Monitor(seen.monitor.backbone, **settings, seed=0).fit(seen.clean.subset(outside))
+        monitor.calibrate(false_alarm_rate=RATE)
+        scores[inside] = monitor.score_of(seen.clean.subset(inside)).double()
         alarms.append(monitor.calibration.flagged(scores[inside], RATE).double().mean().item())
-        of_fold = (fold[chosen] == number).nonzero()[:, 0]
-        for name, readings in odd.items():
+        of_fold = (fold[seen.chosen] == number).nonzero()[:, 0]
+        for name, readings in seen.odd.items():
             made[name][of_fold] = monitor.score_of(readings.subset(of_fold)).double()
     areas = {name: round(auroc(scores, each), 4) for name, each in made.items()}
     return {
@@ -86,27 +67,15 @@ def judged(
 
 def tried(options: argparse.Namespace) -> dict[str, Any]:
     """The table, by monitor and by how it was fitted."""
-    backbone = espnet(options.data / WEIGHTS)
-    batches = list(open_images(f"camvid:{options.data / 'camvid' / 'train'}", labelled=False).batches(16))
-    frames = torch.cat([batch.images for batch in batches])
-    drives = [group for batch in batches for group in batch.groups]
-    chosen = torch.arange(0, len(frames), EVERY)
-    reader = Monitor(backbone, seed=0)
-    clean = reader.read(TensorImages(frames, groups=drives), batch_size=4, progress=told)
-    odd = {
-        name: reader.read(images, batch_size=4, progress=told)
-        for name, images in pseudo_anomalies(backbone, frames, chosen, options.seed).items()
-    }
-    folds = {"blocks": blocked_folds(drives, block=options.block, folds=FOLDS), "drives": group_folds(drives)}
+    seen = Seen.of(options, DEFAULT)
     found: dict[str, Any] = {}
     for name, settings in MONITORS.items():
-        for kind, fold in folds.items():
+        for kind, fold in seen.folds.items():
             for count in (None, SOME):
                 what = kind if count is None else f"{kind}, {count} frames"
-                found.setdefault(name, {})[what] = judged(backbone, settings, clean, odd, chosen, fold, count)
+                found.setdefault(name, {})[what] = judged(seen, settings, fold, count)
         print(f"{name}: {[each['mean_auroc'] for each in found[name].values()]}", flush=True)
-    config = {"frames": len(frames), "every": EVERY, "block": options.block, "folds": FOLDS, "rate": RATE}
-    return {"config": config | {"seed": options.seed}, "monitors": found}
+    return {"config": seen.config, "monitors": found}
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -122,20 +91,5 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with camvid/ and weights/")
-    parser.add_argument("--results", type=Path, default=HERE / "fusions.json")
-    parser.add_argument("--block", type=int, default=10, help="neighbouring frames that are held out together")
-    parser.add_argument("--seed", type=int, default=0, help="of the pseudo-anomalies")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    results = tried(options)
-    with replacing(options.results) as path:
-        path.write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results))
-
-
 if __name__ == "__main__":
-    main()
+    main(tried, table, __doc__, HERE / "fusions.json")
