@@ -386,7 +386,11 @@ class Monitor(nn.Module):
         Raises:
             NotFitted: not calibrated, where it depends on that.
         """
-        further = max((detector.passes for _, detector in self._detectors()), default=1) - 1
+        looks: dict[Any, int] = {}  # what several look at is looked at once
+        for name, detector in self._detectors():
+            look = getattr(detector, "look", name)
+            looks[look] = max(looks.get(look, 0), detector.passes - 1)
+        further = sum(looks.values())
         if not further or self.escalate is None:
             return 1 + further
         self._calibrated_rate()

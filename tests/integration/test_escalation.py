@@ -72,6 +72,16 @@ def test_the_share_of_clean_images_looked_at_again_is_about_what_was_asked_for()
         assert fitted(share).passes == pytest.approx(1 + share, abs=0.12)
 
 
+def test_different_looks_are_passes_of_their_own_and_equal_ones_are_shared():
+    looking = ("profile(look='jpeg')", "disagreement(look='jpeg')", "disagreement(look='rescale')")
+    monitor = fitted(None, ("profile", *looking))
+    monitor.backbone.network.seen.clear()
+    with torch.no_grad():
+        monitor.score(scenes(5, (24, 24), seed=1))
+    assert monitor.backbone.network.seen == [5, 5, 5]
+    assert monitor.passes == 3
+
+
 def test_at_0_no_image_is_looked_at_again_and_at_1_every_one():
     never, always, plain = fitted(0.0), fitted(1.0), fitted(None)
     fresh = scenes(5, (24, 24), seed=1)

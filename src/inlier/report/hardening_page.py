@@ -171,7 +171,7 @@ def frontier_plots(results: Mapping[str, Any], measure: str) -> Iterator[Plot]:
 
 def frontier_table(results: Mapping[str, Any], measure: str) -> Table:
     levels = [row["eps"] for row in results["frontier"][0]["attacked"]]
-    heads = [Column("network"), Column(measure), Column("cost, points"), Column("of resamples, 95 %")]
+    heads = [Column("network"), Column(measure), Column("cost, points"), Column("95 % of resamples")]
     for eps in levels:
         heads += [Column(f"changed, {grey(eps)}", heat=(0.0, 1.0)), Column(f"30 % changed, {grey(eps)}")]
     rows = []
@@ -204,7 +204,7 @@ def clean_table(results: Mapping[str, Any], measure: str) -> Table:
     )  # fmt: skip
     return Table(
         "test", f"{measure} in percent on the clean images that are reported on",
-        (Column("network"), Column(measure), Column("cost, points"), Column("of resamples, 95 %")), rows,
+        (Column("network"), Column(measure), Column("cost, points"), Column("95 % of resamples")), rows,
     )  # fmt: skip
 
 
