@@ -241,7 +241,7 @@ def table(results: dict[str, Any]) -> str:
 
 def main(
     what: Callable[[argparse.Namespace], dict[str, Any]],
-    told: Callable[[dict[str, Any]], str],
+    shown: Callable[[dict[str, Any]], str],
     description: str | None,
     results: Path,
 ) -> None:
@@ -258,7 +258,7 @@ def main(
     found = what(options)
     with replacing(options.results) as path:
         path.write_text(json.dumps(found, indent=1) + "\n")
-    print(told(found))
+    print(shown(found))
 
 
 if __name__ == "__main__":

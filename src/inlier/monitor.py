@@ -388,7 +388,7 @@ class Monitor(nn.Module):
         """
         looks: dict[Any, int] = {}  # what several look at is looked at once
         for name, detector in self._detectors():
-            look = getattr(detector, "look", name)
+            look = getattr(detector, "look", None) or name
             looks[look] = max(looks.get(look, 0), detector.passes - 1)
         further = sum(looks.values())
         if not further or self.escalate is None:

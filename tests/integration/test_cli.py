@@ -194,6 +194,18 @@ def test_a_broken_image_is_reported_counted_and_skipped(folder, monitor, tmp_pat
     assert len(list((tmp_path / "noise").iterdir())) == 4 * PER_WORLD
 
 
+def test_a_broken_image_is_told_of_where_the_others_are_too_few(tmp_path):
+    for number in range(2):
+        Image.fromarray(draw(WORLDS["summer"], number, (48, 96)).image).save(tmp_path / f"a_{number}.png")
+    (tmp_path / "b.png").write_text("no image")
+    ran = inlier("fit", "--backbone", "street", "--images", tmp_path, "--detector", "profile",
+                 "--out", tmp_path / "m.inlier")  # fmt: skip
+    assert ran.code == 2
+    assert "at least 3 rows" in ran.err
+    assert "skipped b.png: not an image" in ran.err
+    assert "1 of 3 images skipped" in ran.err
+
+
 def test_stdout_has_results_only(folder, monitor, tmp_path):
     network = ("--backbone", "street", "--images", folder / "images")
     silent = [

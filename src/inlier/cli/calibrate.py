@@ -39,17 +39,19 @@ def calibrate(
     readings = None if images is None else images.saved()
     folder = None if images is None or readings is not None else images.open()
     with progress_bars() as progress:
-        loaded.calibrate(
-            readings if readings is not None else folder,
-            false_alarm_rate=false_alarm_rate,
-            rule=options.rule_from(rule),
-            confidence=confidence,
-            blocks=options.blocks_from(blocks),
-            folds=folds,
-            batch_size=batch_size,
-            progress=progress,
-        )
-    if folder is not None:
-        say_skipped(folder)
+        try:
+            loaded.calibrate(
+                readings if readings is not None else folder,
+                false_alarm_rate=false_alarm_rate,
+                rule=options.rule_from(rule),
+                confidence=confidence,
+                blocks=options.blocks_from(blocks),
+                folds=folds,
+                batch_size=batch_size,
+                progress=progress,
+            )
+        finally:  # there may be too few for want of those that were skipped
+            if folder is not None:
+                say_skipped(folder)
     loaded.save(out or monitor)
     tell(loaded, json, {"monitor": str(out or monitor)})

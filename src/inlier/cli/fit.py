@@ -101,9 +101,11 @@ def fit(
         seed=seed,
     )
     with progress_bars() as progress:
-        monitor.fit(shown, anomalies=known, batch_size=batch_size, progress=progress)
-        if not isinstance(clean, Readings):
-            say_skipped(clean)
+        try:
+            monitor.fit(shown, anomalies=known, batch_size=batch_size, progress=progress)
+        finally:  # a fit may fail for want of those that were skipped
+            if not isinstance(clean, Readings):
+                say_skipped(clean)
         monitor.calibrate(
             false_alarm_rate=false_alarm_rate,
             rule=options.rule_from(rule),

@@ -22,7 +22,8 @@ class Detector(nn.Module, ABC):
     whether `fit` does anything, so that a detector that learns nothing is calibrated without refitting. One that
     `learns_from_anomalies` has a further argument of `fit`, `anomalies`: readings of labelled ones, or None. What one
     that `carries_over` learns holds for groups it has not seen, so that whole groups are held out to calibrate it.
-    `passes` are the forward passes that a score needs, the prediction's own included.
+    `passes` are the forward passes that a score needs, the prediction's own included; of detectors that have an equal
+    `look`, those are made once.
     """
 
     name: str
