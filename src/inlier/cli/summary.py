@@ -53,7 +53,12 @@ def say_alarms(rows: list[dict[str, Any]]) -> None:
 
 
 def say_skipped(folder: Dataset) -> None:
-    """Images that could not be read, and what was left out of those that could."""
+    """Images that could not be read, and what was left out of those that could.
+
+    Where not one could be read nothing is said: the error that `Dataset.batches` raises says it.
+    """
+    if len(folder.skipped) == len(folder):
+        return
     for skipped in folder.skipped:
         say(f"inlier: skipped {skipped.name}: {skipped.reason}")
     if folder.skipped:
