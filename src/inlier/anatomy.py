@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
+
+import torch
 
 from inlier.backbones.base import Backbone
 from inlier.errors import Mismatch
@@ -20,12 +24,14 @@ KeyKind = Literal["blue_noise", "balanced", "uniform"]
 """How a key's points are spread: a distance apart in the whole volume (DAAIN, section 3.1), as many in every layer, or
 anyhow. All have as many points as the first."""
 
+SECRET = 32
+"""Bytes of a secret."""
 SELECTIONS = ("everywhere", "stage_ends", "conv", "batch_norm_inputs")
 
 
 @dataclass
 class KeyRing:
-    """At most one sampling key: given, or drawn when it is first asked for.
+    """At most one sampling key: given, or drawn when points or the secret of it are first asked for.
 
     Args:
         key: an existing key, such as one from a file.
@@ -54,20 +60,37 @@ class KeyRing:
         }
         if kind not in rules:
             raise ValueError(f"There is no key of kind {kind!r}. {nearest(str(kind), list(rules))}")
-        if self.key is None:
+        if self.key is None or not len(self.key):
             if kind == "balanced":
                 key = balanced(layers, size, distance, self.seed)
             else:
                 key = blue_noise(volume, distance, self.seed)
                 if kind == "uniform":
                     key = uniform(volume, len(key), self.seed)
-            self.key = replace(key, rule=rules[kind])
+            self.key = replace(key, rule=rules[kind], secret=b"" if self.key is None else self.key.secret)
         if (self.key.volume, self.key.rule) != (volume, rules[kind]):
             raise Mismatch(
                 f"The monitor's key is {self.key.rule} for a volume of {self.key.volume}; asked for is {rules[kind]} "
                 f"for {volume}. One monitor has one key: use one kind, one distance, the same taps and one image size."
             )
         return self.key
+
+    def secret(self, volume: tuple[int, int, int]) -> bytes:
+        """What looks are drawn from that nobody may foresee: 32 bytes, kept with the key.
+
+        Args:
+            volume: (channels, h, w) of the images, for a key that has no points.
+        """
+        if self.key is None:
+            self.key = SamplingKey(torch.zeros(0, 3, dtype=torch.int64), volume, "looks alone", self._bytes())
+        elif not self.key.secret:
+            self.key = replace(self.key, secret=self._bytes())
+        return self.key.secret
+
+    def _bytes(self) -> bytes:
+        if self.seed is None:
+            return secrets.token_bytes(SECRET)
+        return hashlib.blake2b(f"looks {self.seed}".encode(), digest_size=SECRET).digest()
 
 
 @dataclass(frozen=True)

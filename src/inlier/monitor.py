@@ -74,7 +74,8 @@ class Monitor(nn.Module):
         escalate: the share of clean images, from 0 to 1, on which detectors that need further passes are asked at all:
             those that look the most anomalous in one pass. Where detectors are given, these are by default asked of
             every image. Needs a detector of one pass, and fusion `max`.
-        key: the sampling key, for detectors that sample; by default one is drawn when the first images come.
+        key: the sampling key, for detectors that sample or look at random; by default one is drawn when the first
+            images come.
         seed: fixes that key and every fit. By default the key comes from the system's randomness and fits use 0.
 
     Example:
@@ -355,12 +356,14 @@ class Monitor(nn.Module):
         `anomalies` are for detectors that learn from them, as in `fit`.
 
         Raises:
-            Mismatch: no detector of this monitor samples activations, so that there is no key.
+            Mismatch: no detector of this monitor has a key.
             NotFitted: the monitor was never calibrated.
         """
         rate = self._calibrated_rate()
         if self.keys.key is None:
-            raise Mismatch("No detector of this monitor samples activations, so it has no key to draw again")
+            raise Mismatch(
+                "No detector of this monitor samples activations or looks at random, so it has no key to draw again"
+            )
         fresh = Monitor(self.backbone, self.specs, fusion=self.fusion, escalate=self.escalate, seed=seed)
         fresh.fit(images, anomalies=anomalies, batch_size=batch_size, progress=progress)
         return fresh.calibrate(

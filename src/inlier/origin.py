@@ -153,5 +153,7 @@ def is_plain(value: Any) -> bool:
 
 
 def key_digest(key: SamplingKey) -> str:
-    """What tells one key from another: a SHA-256 of its points."""
-    return hashlib.sha256(raw(key.points)).hexdigest()
+    """What tells one key from another: a SHA-256 of its points and its secret."""
+    digest = hashlib.sha256(raw(key.points))
+    digest.update(key.secret)
+    return digest.hexdigest()

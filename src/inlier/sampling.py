@@ -2,7 +2,7 @@
 
 All tapped activations, up-sampled to the image's size and stacked along the channels, form one volume (DAAIN, section
 3.1). A key is a set of points in it, drawn once and then fixed. It is a secret: it is never printed, and its file is
-readable by its owner alone.
+readable by its owner alone. Looks that nobody may foresee are drawn from a number that is kept with it.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ class SamplingKey:
     """Points (channel, y, x) in a volume, sorted by channel.
 
     Args:
-        points: (k, 3) integers.
+        points: (k, 3) integers; none where nothing is sampled.
         volume: (channels, height, width) the points were drawn for.
         rule: how they were drawn, such as `blue_noise(64)`; tells nothing about where they are.
+        secret: what looks are drawn from; none where there are no such looks.
     """
 
     points: Int[Tensor, "k 3"]
     volume: tuple[int, int, int]
     rule: str
+    secret: bytes = b""
 
     def __post_init__(self) -> None:
         shape, dtype = tuple(self.points.shape), self.points.dtype
-        if len(shape) != 2 or shape[1] != 3 or shape[0] == 0 or dtype != torch.int64:
+        if len(shape) != 2 or shape[1] != 3 or dtype != torch.int64 or not (shape[0] or self.secret):
             raise ValueError(f"A key needs (k, 3) points of torch.int64 with k > 0, not {shape} of {dtype}")
         if (self.points < 0).any() or (self.points >= torch.tensor(self.volume)).any():
             raise ValueError(f"A key has points outside its volume {self.volume}")
@@ -58,7 +60,8 @@ class SamplingKey:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SamplingKey):
             return NotImplemented
-        return (self.volume, self.rule) == (other.volume, other.rule) and torch.equal(self.points, other.points)
+        mine, others = ((key.volume, key.rule, key.secret) for key in (self, other))
+        return mine == others and torch.equal(self.points, other.points)
 
     def __hash__(self) -> int:
         return hash((self.volume, self.rule, len(self)))
@@ -69,8 +72,10 @@ class SamplingKey:
 
     def save(self, path: Path) -> None:
         """Write the key to a file that only its owner can read (mode 0600)."""
-        volume = torch.tensor(self.volume)
-        write_tensors(path, {"points": self.points, "volume": volume}, {"rule": self.rule}, mode=PRIVATE)
+        tensors = {"points": self.points, "volume": torch.tensor(self.volume)}
+        if self.secret:
+            tensors["secret"] = torch.tensor(list(self.secret), dtype=torch.uint8)
+        write_tensors(path, tensors, {"rule": self.rule}, mode=PRIVATE)
 
     @classmethod
     def load(cls, path: Path) -> SamplingKey:
@@ -83,7 +88,8 @@ class SamplingKey:
         tensors, metadata = read_tensors(path)
         try:
             channels, height, width = tensors["volume"].tolist()
-            return cls(tensors["points"], (channels, height, width), metadata["rule"])
+            secret = bytes(tensors["secret"].tolist()) if "secret" in tensors else b""
+            return cls(tensors["points"], (channels, height, width), metadata["rule"], secret)
         except (KeyError, TypeError, ValueError) as error:
             raise Mismatch(f"'{path}' holds no sampling key: {error}") from error
 

@@ -24,7 +24,8 @@ from inlier.probe import Probe
 from inlier.sampling import SamplingKey
 
 EVERY = [name if name != "daain" else "daain(distance=6, blocks=1)" for name in DETECTORS]
-ONE_LOOK = [name for name in EVERY if name not in ("mc_dropout", "disagreement", "gradient_alignment")]
+MORE_PASSES = ("mc_dropout", "disagreement", "random_look", "gradient_alignment")
+ONE_LOOK = [name for name in EVERY if name not in MORE_PASSES]
 """Those that do not look again."""
 
 

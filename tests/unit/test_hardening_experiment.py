@@ -3,17 +3,13 @@
 import json
 
 import pytest
-import torch
 from PIL import Image
 from toy_segmentation import NAMES, scenes, segmenter
 
 from inlier.attacks.joint import WAYS
-from inlier.backbones.base import Backbone
-from inlier.detectors.random_look import Moved, RandomLook
 from inlier.errors import Mismatch
 from inlier.evaluation import hardening
 from inlier.evaluation.hardening import ATTACKERS, HardeningExperiment
-from inlier.monitor import Monitor
 from inlier.report.document import document_html, document_text
 from inlier.report.hardening_page import hardening_page
 
@@ -162,34 +158,3 @@ def test_every_way_of_the_suite_is_one_of_the_table():
     assert {name for name, one in ATTACKERS.items() if not WAYS[one.way].knows} == {
         "oblivious, hinge", "oblivious, cross_entropy", "oblivious, segpgd", "oblivious, masked"
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("look", [Moved(), Moved(mirrored=True), Moved(0.9, 0.05, -0.04, True), Moved(1.1, 0.02, 0.03)])
-def test_a_moved_image_is_moved_back(look):
-    rows, columns = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 60), indexing="ij")
-    smooth = torch.stack([rows, columns, (rows + columns) / 2])[None]
-    back = look.back(look.images(smooth))
-    inside = (..., slice(6, -6), slice(8, -8))
-    assert torch.allclose(back[inside], smooth[inside], atol=0.01)
-    if look == Moved():
-        assert torch.allclose(look.images(smooth), smooth, atol=1e-5)
-    else:
-        assert (look.images(smooth) - smooth).abs().max() > 0.02
-    assert look.back(torch.ones(2, 3)).equal(torch.ones(2, 3))
-
-
-def test_a_random_look_is_another_one_each_time_and_more_draws_differ_less():
-    backbone: Backbone = segmenter()
-    monitor = Monitor(backbone, ["mahalanobis", RandomLook(0)], seed=0).fit(scenes(20, 1))
-    monitor.calibrate(false_alarm_rate=0.1)
-    images = scenes(4, 5)
-    look = next(each for each in monitor.detectors.values() if isinstance(each, RandomLook))
-
-    def spread(draws):
-        look.draws = draws
-        with torch.no_grad():
-            return torch.stack([monitor.scores(images)["random_look"] for _ in range(8)]).std(0).mean()
-
-    once, often = spread(1), spread(8)
-    assert once > 0
-    assert often < 0.7 * once

@@ -22,7 +22,7 @@ from inlier.looks import Copy, CopyKind, copy_look, standing_in
 from inlier.observation import Observation, Readings
 from inlier.types import Logits, Maps, Progress, Scores
 
-__all__ = ["Disagreement", "disagreement", "edge_share"]
+__all__ = ["Disagreement", "disagreement", "edge_share", "precise"]
 
 LEAST = 1e-2
 """Added before the logarithm: a network's rounding moves its probabilities by a few 1e-7, and where two predictions are

@@ -41,6 +41,10 @@ DETECTORS: Registry[Callable[..., Detector]] = Registry(
             "how far a second look at a changed copy moves the prediction",
             "Xu et al. 2018",
         ),
+        "random_look": Entry(
+            "inlier.detectors.random_look:random_look",
+            "the same under a look that only a secret foresees: scaled, shifted, mirrored",
+        ),
         "gradient_alignment": Entry(
             "inlier.detectors.gradient_alignment:gradient_alignment",
             "whether the image's fine pattern follows the loss's gradient",

@@ -2,11 +2,12 @@
 
 The cost is in mIoU (accuracy for classifiers, agreement with the original where there are no labels) against the better
 of the original and the control. Settings are chosen on images that nothing is reported on; the chosen network gets
-monitors of its own, one of which takes a random look, and a suite of attackers who know everything but the draws.
+monitors of its own, one of which takes a random look, and a suite of attackers who know everything but its secret.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -228,8 +229,8 @@ class HardeningExperiment:
         test_images: so many of `test` are attacked, spread evenly.
         attackers: names of `ATTACKERS`; by default all.
         attack_steps: of each of these.
-        draws: of the random look, over which attackers average at each step.
-        judged: of the random look, over which success is averaged.
+        draws: of a random look under a secret of their own, over which attackers average at each step.
+        judged: secrets of the random look, over which success is averaged.
         also: further networks that the suite is run on: `original`, or `control`, the chosen setting's.
         batch_size: images at a time.
         seed: of attackers and looks.
@@ -479,23 +480,18 @@ class _Work:
     def monitor(self, name: str, kind: str) -> Monitor:
         """Fitted and calibrated on clean images, of the network as it now is."""
         network = self.network(name)
-        if kind == "default":
-            made = Monitor(network, seed=self.plan.seed)
-        else:
-            made = Monitor(network, [*DEFAULT, RandomLook(self.plan.seed)], seed=self.plan.seed)
+        made = Monitor(network, None if kind == MONITORS[0] else [*DEFAULT, RandomLook.name], seed=self.plan.seed)
         made.fit(Unlabelled(self.sources["train"]), progress=self.progress)
         return made.calibrate(false_alarm_rate=self.plan.false_alarm_rate, progress=self.progress)
 
     def struck(self, monitor: Monitor, images: Images, name: str, eps: float, network: str) -> dict[str, Tensor]:
         """What an attacker makes of the images: the images in 8 bit, and the damage."""
         one = self.suite[name]
-        looks = [detector for detector in monitor.detectors.values() if isinstance(detector, RandomLook)]
-        for look in looks:
-            look.draws = self.plan.draws
+        known = under(monitor, f"attacker {self.plan.seed}", self.plan.draws)
         ends, damage = [], []
         for start, part in enumerate(torch.split(images, self.plan.batch_size)):
             made = attack_monitor(
-                monitor, part, eps, way=one.way, loss=LOSSES[one.loss], steps=self.plan.attack_steps, weight=one.weight,
+                known, part, eps, way=one.way, loss=LOSSES[one.loss], steps=self.plan.attack_steps, weight=one.weight,
                 seed=self.plan.seed + start,
             )  # fmt: skip
             ends.append((made.images * 255).round().byte())
@@ -503,22 +499,21 @@ class _Work:
             if self.progress is not None:
                 done = min(len(images), (start + 1) * self.plan.batch_size)
                 self.progress(f"{network}: {name}, eps {255 * eps:g}/255", done, len(images))
-        for look in looks:
-            look.draws = 1
         return {"images": torch.cat(ends), "damage": torch.cat(damage)}
 
     @torch.no_grad()
     def judged(
         self, monitor: Monitor, images: Images, attacked: Mapping[tuple[str, float], tuple[Tensor, Tensor]], kind: str
     ) -> dict[str, Any]:
-        """Success of every attacker and of the worst, image by image, against one monitor; a random one is asked anew
-        for every draw."""
-        draws = self.plan.judged if kind == "random look" else 1
+        """Success of every attacker and of the worst, image by image, against one monitor; a random one under several
+        secrets."""
+        secrets = range(self.plan.judged if kind == "random look" else 1)
+        asked = [under(monitor, f"victim {self.plan.seed} {number}") for number in secrets]
         limit = limit_of(monitor)
 
         def scores(pictures: Images) -> Tensor:
             parts = torch.split(pictures, self.plan.batch_size)
-            return torch.stack([torch.cat([monitor.score(part) for part in parts]) for _ in range(draws)]).double()
+            return torch.stack([torch.cat([one.score(part) for part in parts]) for one in asked]).double()
 
         silent = scores(to_8_bit(images)) <= limit
         evaded: dict[tuple[str, float, float], Bool[Tensor, "draws n"]] = {}
@@ -552,6 +547,18 @@ class _Work:
             f"Of no setting it is sure that it costs at most {100 * self.plan.most_cost:g} points on the images to "
             "choose on; the one that costs least there was taken."
         ]
+
+
+def under(monitor: Monitor, secret: str, draws: int = 1) -> Monitor:
+    """The monitor with another secret of its random look, of which it averages some draws; or itself if it has none."""
+    if not any(isinstance(detector, RandomLook) for detector in monitor.detectors.values()):
+        return monitor
+    other = copy.deepcopy(monitor)
+    for detector in other.detectors.values():
+        if isinstance(detector, RandomLook):
+            detector.keep(secret.encode())
+            detector.draws = draws
+    return other
 
 
 class Unlabelled:

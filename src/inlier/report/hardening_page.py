@@ -64,7 +64,7 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
             Section(
                 "success", "Success of the whole suite", [
                     "The worst attacker, image by image. Attacks that were made against one monitor are also shown "
-                    f"to the other. A random look is asked {config['judged']} times, each time with another draw. "
+                    f"to the other. A random look is asked {config['judged']} times, each time under another secret. "
                     f"Draws that an attacker averages over at every step: {config['draws']}.",
                 ],
                 legend=[(label, f"s{n % STYLES}") for n, label in enumerate(results["tried"])],
