@@ -7,6 +7,7 @@ import pytest
 import torch
 from toy_segmentation import scenes, segmenter
 
+from inlier.attacks.joint import limit_of
 from inlier.config import from_keywords
 from inlier.errors import Mismatch
 from inlier.evaluation.measure import without_nan
@@ -81,13 +82,26 @@ def test_the_page_tells_it(ran):
     assert results["gates"][0]["name"] in page
 
 
+def test_attackers_with_monitors_of_their_own_are_fitted_from_the_settings_too(data, tmp_path):
+    np.savez(data / "his.npz", images=(scenes(30, 7) * 255).round().byte().movedim(1, -1).numpy())
+    more = {"surrogates": [{"name": "his", "detectors": "mahalanobis"}], "surrogate_fit": "{data}/his.npz"}
+    results = from_keywords(StressExperiment, SETTINGS | more, "toy").run(tmp_path / "out", data=data)
+    his = Monitor(segmenter(), "mahalanobis", seed=0).fit(stored(scenes(30, 7))).calibrate(false_alarm_rate=0.1)
+    assert results["settings"]["surrogates"] == {"his": pytest.approx(limit_of(his, 0.1))}
+    assert {row["tier"] for row in results["worst"]} == {"T0", "T1", "T3"}
+    same = {"surrogates": [{"name": "his", "detectors": "mahalanobis"}]}
+    with pytest.raises(ValueError, match="is the monitor itself"):
+        from_keywords(StressExperiment, SETTINGS | same, "toy").run(tmp_path / "same", data=data)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"budget": "fulll"}, "Did you mean 'full'"), ({"grey_levels": []}, "above 0"), ({"images": 0}, "above 0"),
         ({"rate": 1}, "rate"), ({"control": {"name": "default"}, "monitor": {"name": "default"}}, "'default'"),
         ({"monitor": {"name": "m", "detectors": "mahalanobbis"}}, "Did you mean 'mahalanobis'"),
-        ({"grey_level": [1]}, "'grey_levels'"),
+        ({"grey_level": [1]}, "'grey_levels'"), ({"surrogate_fit": "{data}/fit.npz"}, "there are none"),
+        ({"surrogates": [{"name": "bands"}]}, "'bands'"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(change, told):

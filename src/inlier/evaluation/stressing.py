@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from inlier.backbones.load import load_backbone
 from inlier.evaluation.gathered import Source, gather_images, placed
-from inlier.evaluation.guards import Pictures, guards_of, plans_of
+from inlier.evaluation.guards import Guard, Pictures, guards_of, plans_of
 from inlier.evaluation.stress import BUDGETS, Budget, Stress
 from inlier.evaluation.subjects import Subjects
 from inlier.evaluation.workplace import Workplace
@@ -35,6 +36,8 @@ class StressExperiment:
         title: of the report.
         monitor: a table, see `GuardPlan`; the default monitor by default.
         control: likewise, of one that is known to break.
+        surrogates: likewise, of those that attackers of tier T1 fit; with none there are no such attackers.
+        surrogate_fit: images that these learn from; by default those of `fit`.
         size: (h, w) that all images are resized to.
         images: how many are attacked, spread evenly.
         grey_levels: radii of the Linf balls, of 255.
@@ -52,6 +55,8 @@ class StressExperiment:
     title: str = "A stress test"
     monitor: Mapping[str, Any] = field(default_factory=lambda: {"name": "default"})
     control: Mapping[str, Any] = field(default_factory=lambda: {"name": "max_softmax", "detectors": "max_softmax"})
+    surrogates: Sequence[Mapping[str, Any]] = ()
+    surrogate_fit: Source | None = None
     size: Sequence[int] | None = None
     images: int = 8
     grey_levels: Sequence[float] = (0.5, 1.0, 2.0, 4.0)
@@ -61,7 +66,9 @@ class StressExperiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        plans_of([self.monitor, self.control])
+        plans_of([self.monitor, self.control, *self.surrogates])
+        if self.surrogate_fit is not None and not self.surrogates:
+            raise ValueError("surrogate_fit is for surrogates, and there are none: give tables [[surrogates]]")
         if self.budget not in BUDGETS:
             raise ValueError(f"There is no budget '{self.budget}'. {nearest(str(self.budget), list(BUDGETS))}")
         if self.images < 1 or not self.grey_levels or min(self.grey_levels) <= 0:
@@ -79,14 +86,17 @@ class StressExperiment:
         size = None if self.size is None else (int(self.size[0]), int(self.size[1]))
         fit = Pictures.of(gather_images(self.fit, data, size=size))
         notes: list[str] = []
-        watched, control = guards_of(
-            place, "network", backbone, plans_of([self.monitor, self.control]), fit, None, rate=self.rate,
-            batch_size=self.batch_size, notes=notes, progress=progress,
-        )  # fmt: skip
+        made = partial(guards_of, place, rate=self.rate, batch_size=self.batch_size, notes=notes, progress=progress)
+        watched, control = made("network", backbone, plans_of([self.monitor, self.control]), fit, None)
+        surrogates: list[Guard] = []
+        if self.surrogates:
+            his = fit if self.surrogate_fit is None else Pictures.of(gather_images(self.surrogate_fit, data, size=size))
+            surrogates = made("attacker", backbone, plans_of(self.surrogates), his, None)
         subjects = Subjects.of(gather_images(self.clean, data, most=self.images, size=size), backbone)
         found = Stress(
             watched.monitor, subjects, place.work / "suite", epsilons=[grey / 255 for grey in self.grey_levels],
-            budget=self.budget, rate=self.rate, control=control.monitor, batch_size=self.batch_size, seed=self.seed,
+            budget=self.budget, rate=self.rate, control=control.monitor,
+            surrogates={each.name: each.monitor for each in surrogates}, batch_size=self.batch_size, seed=self.seed,
             progress=progress,
         ).run()  # fmt: skip
         return {"title": self.title, "command": command, "config": asdict(self), **found,
