@@ -206,6 +206,22 @@ def test_a_broken_image_is_told_of_where_the_others_are_too_few(tmp_path):
     assert "1 of 3 images skipped" in ran.err
 
 
+def test_a_new_key_that_fails_for_want_of_images_tells_of_those_skipped(folder, tmp_path):
+    keyed = tmp_path / "m.inlier"
+    made = inlier("fit", "--backbone", "street", "--images", folder / "images", "--detector", "random_look",
+                  "--false-alarm-rate", "0.2", "--out", keyed)  # fmt: skip
+    assert made.code == 0, made.err
+    (tmp_path / "few").mkdir()
+    Image.fromarray(draw(WORLDS["summer"], 0, (48, 96)).image).save(tmp_path / "few" / "a.png")
+    (tmp_path / "few" / "b.png").write_text("no image")
+    before = keyed.read_bytes()
+    ran = inlier("rekey", keyed, "--backbone", "street", "--images", tmp_path / "few")
+    assert ran.code == 2
+    assert "skipped b.png: not an image" in ran.err
+    assert "at least 4 clean images" in ran.err
+    assert keyed.read_bytes() == before
+
+
 def test_stdout_has_results_only(folder, monitor, tmp_path):
     network = ("--backbone", "street", "--images", folder / "images")
     silent = [

@@ -22,10 +22,6 @@ def calibrated(detectors, **more):
     return Monitor(segmenter(), detectors, **more).fit(scenes(20, 1)).calibrate(false_alarm_rate=0.1)
 
 
-def look_of(monitor):
-    return next(each for each in monitor.detectors.values() if isinstance(each, RandomLook))
-
-
 @pytest.mark.parametrize("move", [Move(), Move(mirrored=True), Move(0.9, 0.05, -0.04, True), Move(1.1, 0.02, 0.03)])
 def test_a_moved_image_is_moved_back(move):
     rows, columns = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 60), indexing="ij")
@@ -51,14 +47,28 @@ def test_every_image_of_a_batch_is_moved_in_its_own_way():
 
 def test_one_grey_level_of_one_pixel_draws_another_look_and_less_than_that_does_not():
     look, images = RandomLook(b"secret"), (scenes(3, 1) * 255).round() / 255
-    for image in images:
+    for image, laid_out in zip(images, images.to(memory_format=torch.channels_last), strict=True):
+        assert not laid_out.is_contiguous()
+        assert look.drawn(image) == look.drawn(laid_out)
         other, same = image.clone(), image + 0.3 / 255
         other[2, 5, 7] += -1 / 255 if other[2, 5, 7] > 0.5 else 1 / 255
         assert look.drawn(image) == look.drawn(same)
-        assert look.drawn(image) == look.drawn(image.to(memory_format=torch.preserve_format).double())
+        assert look.drawn(image) == look.drawn(image.double())
         assert look.drawn(image) != look.drawn(other)
         assert look.drawn(image) != RandomLook(b"another").drawn(image)
         assert look.drawn(image) != look.drawn(image, draw=1)
+
+
+def test_a_draw_is_the_same_in_every_version():
+    image = torch.arange(3 * 4 * 5).reshape(3, 4, 5) / 255
+    known = (1.097075738518652, -0.016746890664727104, -0.038272989139509876, False)
+    assert RandomLook(b"secret").drawn(image) == pytest.approx(known)
+
+
+def test_draws_are_passes_and_another_measure():
+    once, often = RandomLook(b"secret"), RandomLook(b"secret", 3)
+    assert (once.passes, often.passes) == (2, 4)
+    assert once.reading != often.reading
 
 
 def test_looks_are_spread_evenly_over_their_range():

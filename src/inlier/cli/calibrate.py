@@ -32,26 +32,22 @@ def calibrate(
     Without --images the cross-fitted clean scores in the monitor are used again.
     """
     from inlier.cli.progress import progress_bars
-    from inlier.cli.summary import say_skipped, tell
+    from inlier.cli.summary import tell, telling_of_skipped
     from inlier.monitor import Monitor
 
     loaded = Monitor.load(monitor, backbone.load())
     readings = None if images is None else images.saved()
     folder = None if images is None or readings is not None else images.open()
-    with progress_bars() as progress:
-        try:
-            loaded.calibrate(
-                readings if readings is not None else folder,
-                false_alarm_rate=false_alarm_rate,
-                rule=options.rule_from(rule),
-                confidence=confidence,
-                blocks=options.blocks_from(blocks),
-                folds=folds,
-                batch_size=batch_size,
-                progress=progress,
-            )
-        finally:  # there may be too few for want of those that were skipped
-            if folder is not None:
-                say_skipped(folder)
+    with progress_bars() as progress, telling_of_skipped(folder):
+        loaded.calibrate(
+            readings if readings is not None else folder,
+            false_alarm_rate=false_alarm_rate,
+            rule=options.rule_from(rule),
+            confidence=confidence,
+            blocks=options.blocks_from(blocks),
+            folds=folds,
+            batch_size=batch_size,
+            progress=progress,
+        )
     loaded.save(out or monitor)
     tell(loaded, json, {"monitor": str(out or monitor)})

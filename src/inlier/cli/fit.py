@@ -71,7 +71,7 @@ def fit(
     With readings in place of images (`inlier read`) the network is not run, and --backbone not needed.
     """
     from inlier.cli.progress import progress_bars
-    from inlier.cli.summary import say_skipped, tell
+    from inlier.cli.summary import tell, telling_of_skipped
     from inlier.config import from_table, read_call
     from inlier.monitor import Monitor
     from inlier.observation import Readings
@@ -101,11 +101,8 @@ def fit(
         seed=seed,
     )
     with progress_bars() as progress:
-        try:
+        with telling_of_skipped(clean):
             monitor.fit(shown, anomalies=known, batch_size=batch_size, progress=progress)
-        finally:  # a fit may fail for want of those that were skipped
-            if not isinstance(clean, Readings):
-                say_skipped(clean)
         monitor.calibrate(
             false_alarm_rate=false_alarm_rate,
             rule=options.rule_from(rule),

@@ -27,16 +27,15 @@ def rekey(
 ) -> None:
     """Draw a new sampling key, read the clean images again, fit and calibrate as before."""
     from inlier.cli.progress import progress_bars
-    from inlier.cli.summary import say_skipped, tell
+    from inlier.cli.summary import tell, telling_of_skipped
     from inlier.monitor import Monitor
 
     start = time.perf_counter()
     old = Monitor.load(monitor, backbone.load())
     folder = images.open()
-    with progress_bars() as progress:
+    with progress_bars() as progress, telling_of_skipped(folder):
         fresh = old.rekey(
             folder, blocks=options.blocks_from(blocks), folds=folds, batch_size=batch_size, progress=progress
         )
-    say_skipped(folder)
     fresh.save(out or monitor)
     tell(fresh, json, {"monitor": str(out or monitor), "seconds": round(time.perf_counter() - start, 1)})

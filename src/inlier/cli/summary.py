@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from inlier.datasets.base import Dataset
     from inlier.monitor import Monitor
+    from inlier.observation import Readings
 
-__all__ = ["alarms", "describe", "say", "say_alarms", "say_skipped", "tell"]
+__all__ = ["alarms", "describe", "say", "say_alarms", "say_skipped", "tell", "telling_of_skipped"]
 
 
 def say(text: str) -> None:
@@ -65,6 +67,18 @@ def say_skipped(folder: Dataset) -> None:
         say(f"inlier: {len(folder.skipped)} of {len(folder)} images skipped")
     for text, count in Counter(note.text for note in folder.notes).items():
         say(f"inlier: {count} of {len(folder)} images: {text}")
+
+
+@contextmanager
+def telling_of_skipped(source: Dataset | Readings | None) -> Iterator[None]:
+    """`say_skipped` after work on images, also where it fails: there may be too few for want of those skipped."""
+    from inlier.datasets.base import Dataset
+
+    try:
+        yield
+    finally:
+        if isinstance(source, Dataset):
+            say_skipped(source)
 
 
 def describe(monitor: Monitor) -> dict[str, Any]:

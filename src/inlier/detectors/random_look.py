@@ -113,19 +113,18 @@ class RandomLook(Disagreement):
     name = "random_look"
 
     def __init__(self, secret: bytes, draws: int = 1) -> None:
+        super().__init__(Moved(()))
+        self.keep(secret, draws)
+
+    def keep(self, secret: bytes, draws: int = 1) -> None:
+        """Draw so many looks from this secret from now on."""
         if not 1 <= len(secret) <= LONGEST or draws < 1:
             raise ValueError(
                 f"A random look has a secret of 1 to {LONGEST} bytes, and draws: not {len(secret)}, {draws}"
             )
-        super().__init__(Moved(()))
-        self.draws = draws
-        self.keep(secret)
-
-    def keep(self, secret: bytes) -> None:
-        """Draw from another secret from now on."""
-        self._secret = secret
+        self._secret, self.draws, self.passes = secret, draws, 1 + draws
         told = hashlib.blake2b(b"which", key=secret, digest_size=4).hexdigest()
-        self.reading = f"disagreement, random look {told}"  # another secret is another measure
+        self.reading = f"disagreement, {draws} random of {told}"  # another secret is another measure
 
     def drawn(self, image: Float[Tensor, "c h w"], draw: int = 0) -> Move:
         """The look at an image."""

@@ -556,8 +556,7 @@ def under(monitor: Monitor, secret: str, draws: int = 1) -> Monitor:
     other = copy.deepcopy(monitor)
     for detector in other.detectors.values():
         if isinstance(detector, RandomLook):
-            detector.keep(secret.encode())
-            detector.draws = draws
+            detector.keep(secret.encode(), draws)
     return other
 
 
