@@ -23,7 +23,7 @@ from inlier.evaluation.changes import seed_of
 from inlier.evaluation.evaluate import evaluate
 from inlier.evaluation.metrics import auroc
 from inlier.evaluation.record import Record
-from inlier.evaluation.run import Evaluation
+from inlier.evaluation.run import Evaluation, one_of_each_part
 from inlier.evaluation.study import Study
 from inlier.monitor import Monitor
 from inlier.perturbations.base import to_8_bit
@@ -139,6 +139,13 @@ def images_of(folder, count=99):
     return batch.images, batch.names
 
 
+def images_of_the_fit(data):
+    """The north of both folders, by frame, then the south."""
+    images = torch.cat([images_of(data / part / "images")[0] for part in ("fit", "more")])
+    north = sorted([*range(16), *range(30, 36)], key=lambda i: (i % 30 if i >= 30 else i, i >= 30))
+    return images[[*north, *range(16, 30)]]
+
+
 def alike(one, other):
     """Whether two records hold the same numbers, but for times."""
 
@@ -160,11 +167,7 @@ def alike(one, other):
 
 @pytest.mark.parametrize(("name", "detectors", "seed"), [("bands", "mahalanobis", 0), ("daain", DAAIN, 1)])
 def test_an_evaluation_says_what_the_monitor_itself_says_of_8_bit_images(data, ran, name, detectors, seed):
-    fit = torch.cat([images_of(data / part / "images")[0] for part in ("fit", "more")])
-    order = [*range(16), *range(30, 36), *range(16, 30)]  # the north of both folders, by frame, then the south
-    first = sorted([*range(16), *range(30, 36)], key=lambda i: (i % 30 if i >= 30 else i, i >= 30))
-    order[:22] = first
-    monitor = Monitor(make_backbone(), detectors, seed=seed).fit(fit[order])
+    monitor = Monitor(make_backbone(), detectors, seed=seed).fit(images_of_the_fit(data))
     clean, names = images_of(data / "test" / "images")
     noisy = [
         GaussianNoise(4)(clean[i : i + 1], torch.Generator().manual_seed(seed_of(0, "gaussian_noise-4", names[i])))
@@ -354,6 +357,24 @@ def test_fewer_images_are_spread_over_all(data, tmp_path):
     evaluation = Evaluation(small(images=3), tmp_path, data=data)
     names = [name for batch in evaluation.clean.batches(2) for name in batch.names]
     assert names == ["north_000.png", "north_003.png", "west_002.png"]
+
+
+def test_a_monitor_of_few_images_learns_others_under_every_seed(data, tmp_path):
+    few = {"name": "few", "detectors": "mahalanobis", "fit_images": 12}
+    plan = small(monitors=[few, {**few, "name": "once", "seeds": [1]}], changes=[], seeds=[0, 1])
+    evaluate(plan, tmp_path, data=data)
+    record = Record.load(tmp_path / "scores.safetensors")
+    images, (clean, _) = images_of_the_fit(data), images_of(data / "test" / "images")
+    for seed in (0, 1):
+        drawn = one_of_each_part(36, 12, seed)
+        assert [place // 3 for place in drawn] == list(range(12))
+        monitor = Monitor(make_backbone(), "mahalanobis", seed=seed).fit(images[drawn])
+        with torch.no_grad():
+            expected = monitor.score(clean).double()
+        torch.testing.assert_close(record.scores["few", seed, "clean"], expected, rtol=1e-3, atol=1e-4)
+    assert one_of_each_part(36, 12, 0) != one_of_each_part(36, 12, 1)
+    assert [monitor.seeds for monitor in record.monitors] == [(0, 1), (1,)]
+    assert torch.equal(record.scores["once", 1, "clean"], record.scores["few", 1, "clean"])
 
 
 def test_readings_are_for_their_owner_alone(ran):

@@ -39,7 +39,7 @@ from inlier.evaluation.study import PAPER, MonitorPlan, Study
 from inlier.evaluation.together import Part, Together
 from inlier.evaluation.workplace import Workplace
 from inlier.files import PRIVATE, read_tensors, write_bytes, write_tensors
-from inlier.images import Batch, evenly
+from inlier.images import Batch
 from inlier.monitor import Monitor
 from inlier.observation import Readings
 from inlier.origin import AbsentBackbone, Origin
@@ -247,7 +247,7 @@ class Evaluation:
         """A built monitor for each seed that matters."""
         seeds = list(plan.seeds or self.study.seeds)
         first = self.built(plan, origin, seeds[0])
-        if plan.seeds is None and not is_keyed(first):
+        if plan.seeds is None and plan.fit_images is None and not is_keyed(first):
             seeds = seeds[:1]
         made = {Seat(plan, seeds[0]): first}
         return made | {Seat(plan, seed): self.built(plan, origin, seed) for seed in seeds[1:]}
@@ -293,11 +293,11 @@ class Evaluation:
         return self.calibrated(monitor, plan).to(self.study.device)
 
     def fit_readings(self, watch: Watch, seat: Seat) -> Readings:
-        """What a monitor is fitted to: all of the fit, or as many as it is to have."""
+        """What a monitor is fitted to: all of the fit, or as many as it is to have, which its seed draws."""
         readings, most = self.readings(watch, seat, FIT), seat.plan.fit_images
         if most is None or most >= len(readings):
             return readings
-        return readings.subset(torch.tensor(evenly(len(readings), most)))
+        return readings.subset(torch.tensor(one_of_each_part(len(readings), most, seat.seed)))
 
     # --- the work -----------------------------------------------------------------------------------------------
 
@@ -762,6 +762,13 @@ def is_shown(on: Sequence[str], entry: SetEntry) -> bool:
 def is_keyed(monitor: Monitor) -> bool:
     """Whether a monitor's seed is that of a key too: whether it reads places of images of one size."""
     return any(reader.image_size is not None for reader in monitor.needs.readers.values())
+
+
+def one_of_each_part(count: int, most: int, seed: int) -> list[int]:
+    """So many places out of `count`: of as many parts of it, equally long, one each, drawn by the seed."""
+    ends = [part * count // most for part in range(most + 1)]
+    drawn = torch.rand(most, generator=torch.Generator().manual_seed(seed)).tolist()
+    return [start + int(share * (end - start)) for start, end, share in zip(ends[:-1], ends[1:], drawn, strict=True)]
 
 
 def coactivations(activations: Tensor) -> Tensor:

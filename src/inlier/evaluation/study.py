@@ -40,7 +40,8 @@ class MonitorPlan:
         detectors: with or without settings, such as `daain(blocks=8)`; several are one monitor, fused.
         family: monitors of one family are told of together.
         fusion, escalate: of several detectors, see `Monitor`.
-        seeds: of key and fit. By default those of the study where a key is drawn, and else the first of them.
+        seeds: of key, images of the fit, and fit. By default those of the study where a key or images are drawn, and
+            else the first of them.
         on: what it is shown besides clean images: `all`, or any of `paper`, names of sets, changes or kinds.
         backbone: another network than the study's, with the same classes; it is a pass of its own over all images.
             Where its file is not there, the monitor is left out, and a note says so.
@@ -48,7 +49,8 @@ class MonitorPlan:
         rule: of calibration, if not the study's.
         threshold: whether to calibrate; without, there are no rates, fits for cross-fitting are saved, and a detector
             that learns nothing is not shown the images of the fit.
-        fit_images: how many of the study's images of the fit it learns from, spread evenly; all by default.
+        fit_images: how many of the study's images of the fit it learns from; all by default. Of as many parts of
+            them, equally long, the seed draws one image each.
         nested: whether to observe false alarms on each group of the fit's images by a monitor fitted to the others.
     """
 
