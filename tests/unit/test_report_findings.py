@@ -8,7 +8,7 @@ from evaluated import counts, made_up
 from inlier.report.findings import Findings, label_of, rates_of, sentence
 from inlier.report.glossary import GLOSSARY
 from inlier.report.limits import limits
-from inlier.report.markup import count, decimals, fine_percent, nominal, settings_text
+from inlier.report.markup import breakable, count, decimals, fine_percent, nominal, settings_text
 
 RESULTS = made_up(pictures=False)
 
@@ -153,6 +153,8 @@ def test_numbers_are_written_as_people_write_them():
         settings_text({"eps": 10 / 255, "step_size": 0.005, "target": None, "to": "road"})
         == "eps 0.03922, step size 0.005, to road"
     )
+    assert settings_text({"quality": None}) == ""
+    assert breakable("data/a_b & <c> / d, 1/255") == "data/<wbr>a_<wbr>b &amp; &lt;c&gt; / d, 1/255"
 
 
 def test_a_thing_without_label_goes_by_its_name():

@@ -7,7 +7,7 @@ import re
 import pytest
 from evaluated import made_up
 
-from inlier.report.evaluation_tables import evaluation_tables
+from inlier.report.evaluation_tables import evaluation_tables, settings_of
 from inlier.report.findings import Findings
 from inlier.report.tables import (
     Column,
@@ -170,6 +170,12 @@ def test_the_false_alarms_table_has_a_row_a_drive_and_an_axis_that_holds_its_int
     assert [column.title for column in table.columns[1:]] == [f"nominal {r}{NB}%" for r in (1, 5, 10)]
     for n, column in enumerate(table.columns[1:], 1):
         assert column.bar >= max(column.asked, *(row[n].high for row in table.rows))
+
+
+def test_settings_tell_the_severity_and_what_was_set():
+    told = [({"severity": 3, "settings": {"quality": None}}, "severity 3"), ({"settings": {"eps": 0.01}}, "eps 0.01"),
+            ({"severity": 1, "settings": {"quality": 90}}, "severity 1, quality 90"), ({}, "")]  # fmt: skip
+    assert [settings_of(tried) for tried, _ in told] == [text for _, text in told]
 
 
 def test_severities_are_columns_and_a_change_without_severity_has_its_own():

@@ -93,8 +93,8 @@ def tried(found: Findings) -> Table:
 
 def settings_of(tried: Entry) -> str:
     severity = tried.get("severity")
-    parts = [] if severity is None else [f"severity {severity}"]
-    return ", ".join(parts + ([settings_text(tried["settings"])] if tried.get("settings") else []))
+    parts = ["" if severity is None else f"severity {severity}", settings_text(tried.get("settings") or {})]
+    return ", ".join(filter(None, parts))
 
 
 def false_alarms(found: Findings) -> Table:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 __all__ = [
     "PLACEHOLDER",
     "SPACE",
+    "breakable",
     "count",
     "decimals",
     "environment",
@@ -34,7 +37,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     made.filters |= {"percent": percent, "fine_percent": fine_percent, "nominal": nominal, "settings": settings_text,
-                     "count": count}  # fmt: skip
+                     "count": count, "breakable": breakable}  # fmt: skip
     return made
 
 
@@ -76,6 +79,11 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     """Settings in a line: `eps 0.01, steps 5`; without those that are None."""
     told = {name.replace("_", " "): value for name, value in settings.items() if value is not None}
     return ", ".join(f"{name} {_short(value)}" for name, value in told.items())
+
+
+def breakable(text: str) -> Markup:
+    """Text whose paths and names may go on in the next line after a slash or an underscore."""
+    return Markup(re.sub(r"([/_])(?=[A-Za-z{])", r"\1<wbr>", str(escape(text))))
 
 
 def _short(value: object) -> str:
