@@ -2,8 +2,8 @@
 
     python experiments/streams/camvid.py --data DATA
 
-DATA holds camvid/ and weights/. The monitor is the default one, fitted to the train drives; everything that is chosen
-comes from these. Frames are a second apart. Writes results.json beside this file.
+DATA holds camvid/ and weights/. The monitors, the default one and some of a single detector, are fitted to the train
+drives; everything that is chosen comes from these. Frames are a second apart. Writes results.json beside this file.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ WEIGHTS = Path("weights") / "espnet_decoder_camvid_p2_q8.safetensors"
 RATE = 0.05
 FRAME_RATE = 1.0
 KNOWN, UNKNOWN = "0001TP", "Seq05VD"
+DEFAULT = "default"
 DETECTORS = ("mahalanobis", "energy", "max_softmax", "entropy")
 SHUFFLES = 1000
 
 
-def scored(monitor: Monitor, folder: ImageFolder) -> dict[str, dict[str, dict[str, Tensor]]]:
-    """Scores by detector, drive and weather, in the order of the frames."""
+def scored(default: Monitor, monitor: Monitor, folder: ImageFolder) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Scores of the default and of every detector by drive and weather, in the order of the frames."""
     fog = PERTURBATIONS["fog"](severity=1)
     generator = torch.Generator().manual_seed(0)
     found: dict[str, dict[str, dict[str, list[Tensor]]]] = {}
@@ -48,7 +49,7 @@ def scored(monitor: Monitor, folder: ImageFolder) -> dict[str, dict[str, dict[st
         for batch in folder.batches(1):
             shown = {"clear": batch.images, "fog": to_8_bit(fog(batch.images, generator))}
             for weather, images in shown.items():
-                for detector, score in monitor.scores(images).items():
+                for detector, score in {DEFAULT: default.score(images), **monitor.scores(images)}.items():
                     drives = found.setdefault(detector, {})
                     drives.setdefault(batch.groups[0], {}).setdefault(weather, []).append(score.double())
     return {
@@ -118,16 +119,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
-    monitor = Monitor(espnet(options.data / WEIGHTS), DETECTORS, seed=0)
-    monitor.fit(ImageFolder(options.data / "camvid" / "train")).calibrate(false_alarm_rate=RATE)
+    network, train = espnet(options.data / WEIGHTS), ImageFolder(options.data / "camvid" / "train")
+    made = [Monitor(network, detectors, seed=0).fit(train) for detectors in (None, DETECTORS)]
+    default, monitor = (each.calibrate(false_alarm_rate=RATE) for each in made)
     assert monitor.clean is not None
+    assert default.clean is not None
+    assert default.clean.names == monitor.clean.names
     groups = monitor.clean.groups
-    test = scored(monitor, ImageFolder(options.data / "camvid" / "test"))
+    clean_scores = {DEFAULT: default.calibration_scores, **monitor.clean.scores}
+    test = scored(default, monitor, ImageFolder(options.data / "camvid" / "test"))
     results: dict[str, Any] = {"clean_frames": dict.fromkeys(groups, 0), "detectors": {}}
     for group in groups:
         results["clean_frames"][group] += 1
     for detector, drives in test.items():
-        clean = monitor.clean.scores[detector].double()
+        clean = clean_scores[detector].double()
         known, foggy, unknown = drives[KNOWN]["clear"], drives[KNOWN]["fog"], drives[UNKNOWN]["clear"]
         half = len(known) // 2
         streams = {
@@ -150,7 +155,7 @@ def main() -> None:
                     settings = {"stream": name, "adapt": adapt, "drift_every": every, "alarm": str(stream.alarm.rule)}
                     row["streams"].append(settings | told(stream, scores))
         row["drift_on_clean"] = [drift_on_clean(clean, groups, every) for every in sorted({1, 3, length, 2 * length})]
-        if detector == DETECTORS[0]:
+        if detector == DEFAULT:
             row["drift_declared_in_shuffled_clean_scores"] = drift_shuffled(clean, (0.05, 0.01, 0.001))
         results["detectors"][detector] = row
     write_bytes(HERE / "results.json", (json.dumps(results, indent=1) + "\n").encode())

@@ -43,8 +43,8 @@ Fusion = Literal["max", "sum"]
 
 DEFAULT = ("mahalanobis(normalise='rms')", "profile", "profile(look='jpeg')")
 """The detectors of a monitor that is given none: where things are, how strong the activations and how sure the
-prediction, and whether it stands a second look. They were chosen on clean images and stated pseudo-anomalies, see
-`docs/notes/0005-the-default.md`."""
+prediction, and whether it stands a second look. They were chosen on clean images and stated pseudo-anomalies; how
+cleanly, says `docs/notes/0005-the-default.md`."""
 ESCALATE = 0.5
 """Their share of images to look at twice."""
 

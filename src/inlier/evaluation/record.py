@@ -44,7 +44,8 @@ class MonitorEntry:
             keep, and empty where none was asked for.
         clean_made: how the clean scores behind the thresholds were made, in words.
         cost: `parameters` and `flops` of the monitor alone, `milliseconds` of network and monitor for one image,
-            `overhead` over the network's time, `passes` through the network; none of them where it was not measured.
+            `overhead` over the network's time, and `passes` through the network that a clean image costs on average;
+            none of them where it was not measured.
     """
 
     name: str

@@ -528,7 +528,7 @@ class Evaluation:
 
     @torch.no_grad()
     def cost(self, watch: Watch, seat: Seat, monitor: Monitor) -> dict[str, float]:
-        """Of the monitor's own numbers and operations, and of the time that one image takes with it."""
+        """Of the monitor's own numbers and operations, of the time that one image takes with it, and of passes."""
         image = self.there(self.first_image, watch)
         monitor.detectors.to(image.device)
         monitor.calibrations.to(image.device)
@@ -536,13 +536,10 @@ class Evaluation:
 
         def monitored() -> Tensor:
             observation = alone(image)
-            seen.append(observation.passes)
             score = monitor.objective(Part(observation, alone.names[seat.name]))
             observation.output  # noqa: B018 (the prediction is wanted anyway)
-            seen[-1] = observation.passes
             return score
 
-        seen: list[int] = []
         bare = count_operations(lambda: watch.backbone(image))
         together = count_operations(monitored)
         times = overhead(lambda: watch.backbone(image), monitored, repeats=REPEATS)
@@ -551,7 +548,7 @@ class Evaluation:
             "flops": together.flops - bare.flops,
             "milliseconds": times.monitored,
             "overhead": times.ratio.value,
-            "passes": seen[-1],
+            "passes": monitor.passes,
         }
 
     # --- what came of it ----------------------------------------------------------------------------------------

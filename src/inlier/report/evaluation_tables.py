@@ -48,7 +48,7 @@ def targets(found: Findings) -> Table:
     """What was aimed at, and whether it was met."""
     return Table(
         "targets",
-        "What was aimed at before the evaluation, and what was observed.",
+        "What was aimed at, and what was observed.",
         tuple(map(Column, ("target", "wanted", "observed", "met"))),
         tuple(
             (words(t["text"]), words(told_value(t.get("wanted"))), words(told_value(t.get("value"))),
@@ -421,7 +421,7 @@ def cost(found: Findings) -> Table:
         rows.append(
             (
                 words(f"{network.get('name', 'network')} alone"), quantity(network.get("parameters")),
-                quantity(network.get("flops")), number(network.get("milliseconds"), 1), number(1.0, 2), number(1, 0),
+                quantity(network.get("flops")), number(network.get("milliseconds"), 1), number(1.0, 2), number(1, 2),
             )
         )  # fmt: skip
     for m in found.monitors:
@@ -430,14 +430,16 @@ def cost(found: Findings) -> Table:
             rows.append(
                 (
                     words(label_of(m)), quantity(c.get("parameters")), quantity(c.get("flops")),
-                    number(c.get("milliseconds"), 1), number(c.get("overhead"), 2), number(c.get("passes"), 0),
+                    number(c.get("milliseconds"), 1), number(c.get("overhead"), 2), number(c.get("passes"), 2),
                 )
             )  # fmt: skip
     return Table(
         "cost",
         "What one image costs. Parameters (trainable) and operations (a multiply-add counts as two) of a monitor are "
-        "those it adds to the network; milliseconds are of network and monitor together, and so is the time in "
-        "multiples of the network's own.",
+        "those it adds to the network; time is of network and monitor together, for the first clean image, at which "
+        "a monitor that looks twice where it doubts may look once. Milliseconds were measured one monitor after the "
+        "other, multiples of the network's own time in turns with it: compare these. Passes are the mean over clean "
+        "images.",
         tuple(map(Column, ("", "parameters", "operations", "milliseconds", "time, network alone = 1", "passes"))),
         tuple(rows),
     )
