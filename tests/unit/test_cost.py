@@ -53,6 +53,12 @@ def test_backward_passes_count():
     assert count_operations(call).flops == 2 * (2 * 5 * 7 * 3)  # the product, and the gradient of its weight
 
 
+def test_a_gradient_that_is_asked_for_through_modules_counts():
+    network, images = nn.Sequential(nn.Linear(5, 3)), torch.ones(2, 5, requires_grad=True)
+    found = count_operations(lambda: torch.autograd.grad(network(images).sum(), images))
+    assert found.flops == 2 * (2 * 5 * 2 * 3)  # the product, and the gradient of the input
+
+
 def test_what_is_written_is_counted_and_what_is_only_looked_at_is_not():
     x, index = torch.ones(4, 6), torch.tensor([5, 0, 3])
     for call, written in (
