@@ -1,6 +1,7 @@
 """The experiment in hardening, small: what it chooses, counts and draws, and that it goes on."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -115,6 +116,31 @@ def test_success_is_the_worst_of_the_attackers_and_of_what_others_made(ran):
             assert found["false_alarms"]["images"] == 5
 
 
+def test_the_suite_is_also_run_on_other_networks_and_the_page_sets_their_success_against_their_cost(
+    ran, folders, opened, tmp_path
+):
+    out, first = ran
+    shutil.copytree(out / "work", tmp_path / "work")
+    also = ("control", "weak", "strong, 50 % of the way", first["chosen"])
+    (tmp_path / "work" / "settings.json").write_text(
+        (out / "work" / "settings.json").read_text().replace('"also": []', f'"also": {json.dumps(also)}')
+    )
+    results = experiment(folders, also=also).run(tmp_path, data=folders)
+    assert len(results["tried"]) == len(set(also) | {first["chosen"]})
+    assert results["tried"][first["chosen"]] == first["tried"][first["chosen"]]
+    control = {"strong": "control 1"}.get(first["chosen"].partition(",")[0], "control")
+    assert {"weak", "strong, 50 % of the way", control} <= set(results["tried"])
+    document = hardening_page(json.loads(json.dumps(results | {"kind": "hardening"})))
+    (section,) = (each for each in document.sections if each.name == "trade")
+    costs = results["tested"]["costs"]
+    shown = sorted(costs.keys() & set(results["tried"]), key=lambda name: section.text[0].index(f"{name}: "))
+    assert len(shown) >= 2
+    assert [costs[name] for name in shown] == sorted(costs[name] for name in shown)
+    assert len(section.plots) == 2
+    alone = hardening_page(json.loads(json.dumps(first | {"kind": "hardening"})))
+    assert not any(each.name == "trade" for each in alone.sections)
+
+
 def test_it_goes_on_with_what_is_done_and_refuses_other_settings(ran, folders, opened, monkeypatch):
     out, results = ran
     for name in ("fine_tuned", "attack_monitor", "changed"):
@@ -145,7 +171,7 @@ def test_the_page_says_what_was_chosen_and_shows_every_network(ran):
         ({"settings": ({"name": "a/b"},)}, "needs a name of its own"),
         ({"settings": ({"name": "a", "shares": (0.0,)},)}, "shares above 0"),
         ({"settings": ({"name": "a", "stepz": 3},)}, "no setting 'stepz'. Did you mean 'steps'"),
-        ({"also": ("weak",)}, "'original' or 'control'"),
+        ({"also": ("strong, 50% of the way",)}, "Did you mean 'strong, 50 % of the way'"),
     ],
 )
 def test_an_experiment_that_cannot_be_is_refused(folders, more, said):

@@ -231,7 +231,8 @@ class HardeningExperiment:
         attack_steps: of each of these.
         draws: of a random look under a secret of their own, over which attackers average at each step.
         judged: secrets of the random look, over which success is averaged.
-        also: further networks that the suite is run on: `original`, or `control`, the chosen setting's.
+        also: further networks that the suite is run on: `original`, `control` (the chosen setting's), or any other of
+            the frontier, such as `strong, 50 % of the way`.
         batch_size: images at a time.
         seed: of attackers and looks.
 
@@ -265,10 +266,10 @@ class HardeningExperiment:
                 raise LookupError(f"No attacker is named '{name}'. {nearest(name, list(ATTACKERS))}")
         if not self.settings or not self.grey_levels or min(self.grey_levels) <= 0:
             raise ValueError("Hardening is tried with settings, and with grey_levels above 0")
+        known = ["original", "control", *(one.name for one in self.candidates)]
         for name in self.also:
-            if name not in ("original", "control"):
-                raise ValueError(f"The suite is also run on 'original' or 'control', not '{name}'")
-        self.recipes()
+            if name not in known:
+                raise LookupError(f"The suite is not run on '{name}'. {nearest(name, known)}")
 
     def recipes(self) -> dict[str, tuple[Hardening, tuple[float, ...]]]:
         """By name, how each network is fine-tuned, and the shares of the way.
@@ -292,6 +293,11 @@ class HardeningExperiment:
             made[name] = (from_keywords(Hardening, table, f"setting '{name}'"), shares)
         return made
 
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The networks of the frontier that come of a setting."""
+        return [Candidate(name, share) for name, (_, shares) in self.recipes().items() for share in shares]
+
     def run(
         self, out: Path, *, data: Path | None = None, command: str = "", progress: Progress | None = None
     ) -> dict[str, Any]:
@@ -300,8 +306,9 @@ class HardeningExperiment:
         work = _Work(self, Path(out), data, progress)
         frontier = work.frontier()
         chosen = work.choose(frontier)
-        beside = {"original": "original", "control": work.control_of(chosen.setting)}
-        tried = {name: work.tried(name) for name in (*(beside[name] for name in self.also), chosen.name)}
+        control = work.control_of(chosen.setting)
+        names = [control if name == "control" else name for name in self.also]
+        tried = {name: work.tried(name) for name in dict.fromkeys([*names, chosen.name])}
         tested = work.tested(chosen)
         return {
             "title": self.title, "command": command, "config": asdict(self), "inlier": version("inlier"),
@@ -367,17 +374,13 @@ class _Work:
         wanted = self.recipes[setting][0].control
         return next(name for name, how in self.controls.items() if how == wanted)
 
-    @property
-    def candidates(self) -> list[Candidate]:
-        return [Candidate(name, share) for name, (_, shares) in self.recipes.items() for share in shares]
-
     # --- the frontier -------------------------------------------------------------------------------------------
 
     def frontier(self) -> list[dict[str, Any]]:
         """Every network on the images to choose on: what it costs, and what an attack on it alone changes."""
         some = spread(self.sources["choose"], self.plan.choose_images)
         rows, by_image = [], {}
-        for name in ("original", *self.controls, *(candidate.name for candidate in self.candidates)):
+        for name in ("original", *self.controls, *(candidate.name for candidate in self.plan.candidates)):
             tensors, row = self.place.part(f"frontier {name}", partial(self.measured, name, some))
             by_image[name] = tensors["by_image"]
             setting = name.partition(", ")[0]
@@ -417,21 +420,21 @@ class _Work:
         def damage(candidate: Candidate) -> float:
             return sum(float(row["damage"]) for row in rows[candidate.name]["attacked"])
 
-        cheap = [one for one in self.candidates if rows[one.name]["cost_interval"][1] <= self.plan.most_cost]
+        cheap = [one for one in self.plan.candidates if rows[one.name]["cost_interval"][1] <= self.plan.most_cost]
         if cheap:
             return min(cheap, key=damage)
-        return min(self.candidates, key=lambda one: float(rows[one.name]["cost"]))
+        return min(self.plan.candidates, key=lambda one: float(rows[one.name]["cost"]))
 
     def tested(self, chosen: Candidate) -> dict[str, Any]:
         """All networks on the clean images that are reported on."""
-        names = ["original", *self.controls, *(candidate.name for candidate in self.candidates)]
+        names = ["original", *self.controls, *(candidate.name for candidate in self.plan.candidates)]
 
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
             networks = {name: self.network(name) for name in names}
             found = quality(networks, self.sources["test"], progress=self.progress)
             costs = {
                 one.name: cost(found.by_image, self.control_of(one.setting), one.name, found.groups)
-                for one in self.candidates
+                for one in self.plan.candidates
             }
             return {}, {
                 "measure": found.measure, "images": found.images, "values": found.values,

@@ -70,6 +70,7 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
                 legend=[(label, f"s{n % STYLES}") for n, label in enumerate(results["tried"])],
                 plots=list(success_plots(results)), tables=[worst_table(results), alarm_table(results)],
             ),
+            *trade(results, measure),
             Section("attackers", "Every attacker", tables=list(attacker_tables(results)), folded=True),
         ],
         limits=[
@@ -153,11 +154,7 @@ def lines_of(results: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
 
 def frontier_plots(results: Mapping[str, Any], measure: str) -> Iterator[Plot]:
     lines = lines_of(results)
-    costs = [100 * row["cost"] for rows in lines.values() for row in rows]
-    low, high = min(0.0, math.floor(min(costs))), max(1.0, math.ceil(max(costs)))
-    step = max(1, round((high - low) / 5))
-    ticks = [(float(value), f"{value}") for value in range(int(low), int(high) + 1, step)]
-    across = Axis(low, high, ticks, f"cost, points of {measure}")
+    across = cost_axis([100 * row["cost"] for rows in lines.values() for row in rows], measure)
     for place, eps in enumerate(row["eps"] for row in results["frontier"][0]["attacked"]):
         drawn = [
             Line(name, [Point(100 * row["cost"], row["attacked"][place]["damage"]) for row in rows], n, dots=True)
@@ -167,6 +164,13 @@ def frontier_plots(results: Mapping[str, Any], measure: str) -> Iterator[Plot]:
         told = "; ".join(f"{line.label}: " + ", ".join(f"{p.x:.1f} and {p.y:.2f}" for p in line.points)
                          for line in drawn)  # fmt: skip
         yield Plot(title, line_chart(title, f"cost and share changed. {told}", drawn, across, "prediction changed, %"))
+
+
+def cost_axis(costs: Sequence[float], measure: str) -> Axis:
+    low, high = min(0.0, math.floor(min(costs))), max(1.0, math.ceil(max(costs)))
+    step = max(1, round((high - low) / 5))
+    ticks = [(float(value), f"{value}") for value in range(int(low), int(high) + 1, step)]
+    return Axis(low, high, ticks, f"cost, points of {measure}")
 
 
 def frontier_table(results: Mapping[str, Any], measure: str) -> Table:
@@ -213,16 +217,40 @@ def success_plots(results: Mapping[str, Any]) -> Iterator[Plot]:
         drawn = []
         for n, (name, tried) in enumerate(results["tried"].items()):
             rows = tried["monitors"][monitor]["worst"]
-            dots = [
-                Point(round(255 * row["eps"], 3), row["success_0.3"]["rate"], *row["success_0.3"]["interval"])
-                for row in rows
-            ]
-            drawn.append(Line(name, dots, n, dots=True))
+            drawn.append(Line(name, [success_at(round(255 * row["eps"], 3), row) for row in rows], n, dots=True))
         last = max(point.x for line in drawn for point in line.points)
         across = Axis(0.0, last, [(point.x, f"{point.x:g}") for point in drawn[0].points], "eps, 1/255")
         told = "; ".join(f"{line.label}: " + ", ".join(f"{100 * p.y:.0f} % at {p.x:g}/255" for p in line.points)
                          for line in drawn)  # fmt: skip
         yield Plot(f"Success at 30 %: {label}", line_chart(f"Success, {monitor}", told, drawn, across, "success, %"))
+
+
+def trade(results: Mapping[str, Any], measure: str) -> Iterator[Section]:
+    """Success over cost, where the suite was run on several hardened networks."""
+    tried, costs = results["tried"], results["tested"]["costs"]
+    order = sorted((name for name in tried if name in costs), key=costs.__getitem__)
+    if len(order) < 2:
+        return
+    across, plots = cost_axis([100 * costs[name] for name in order], measure), []
+    for monitor, label in MONITORS.items():
+        drawn = []
+        for n, rows in enumerate(zip(*(tried[name]["monitors"][monitor]["worst"] for name in order), strict=True)):
+            dots = [success_at(100 * costs[name], row) for name, row in zip(order, rows, strict=True)]
+            drawn.append(Line(f"eps {grey(rows[0]['eps'])}", dots, n, dots=True))
+        told = "; ".join(f"{line.label}: " + ", ".join(f"{100 * p.y:.0f} % at {p.x:.1f}" for p in line.points)
+                         for line in drawn)  # fmt: skip
+        chart = line_chart(f"Cost and success, {monitor}", told, drawn, across, "success, %")
+        plots.append(Plot(f"Success at 30 %: {label}", chart))
+    yield Section(
+        "trade", "Cost against success",
+        ["The same successes over what each network costs on the images that are reported on. Left and low is better. "
+         f"Points of {measure}: " + "; ".join(f"{name}: {100 * costs[name]:.1f}" for name in order) + "."],
+        legend=[(line.label, f"s{line.style % STYLES}") for line in drawn], plots=plots,
+    )  # fmt: skip
+
+
+def success_at(x: float, row: Mapping[str, Any]) -> Point:
+    return Point(x, row["success_0.3"]["rate"], *row["success_0.3"]["interval"])
 
 
 def worst_table(results: Mapping[str, Any]) -> Table:
