@@ -102,7 +102,7 @@ def test_two_networks_are_compared_by_their_main_monitors_and_by_what_they_predi
     assert ran.json["comparison"]["a"] != ran.json["comparison"]["b"]  # of one name, and told apart by the folder
 
 
-def test_tables_are_written_as_csv(folders, tmp_path):
+def test_tables_are_written_as_csv_and_latex(folders, tmp_path):
     ran = inlier("compare", folders[0], "--slices", "--resamples", 20, "--out", tmp_path / "new" / "tables")
     assert ran.code == 0, ran.err
     with (tmp_path / "new" / "tables" / "comparison.csv").open() as file:
@@ -113,6 +113,15 @@ def test_tables_are_written_as_csv(folders, tmp_path):
         rows = list(csv.DictReader(file))
     assert {row["monitor"] for row in rows} == {"MAHALANOBIS", "DAAIN"}
     assert all(0 <= float(row["low"]) <= float(row["rate"]) <= float(row["high"]) <= 1 for row in rows)
+    for name, captions in (
+        ("comparison", ("AUROC. A: ", "flagged at")),
+        ("slices", ("MAHALANOBIS: share", "DAAIN: share")),
+    ):
+        text = (tmp_path / "new" / "tables" / f"{name}.tex").read_text()
+        assert text.count(r"\begin{tabular}") == text.count(r"\end{table}") == 2
+        assert all(rf"\caption{{{caption}" in text for caption in captions)
+        printed = [line for line in ran.out.splitlines() if line.startswith("all changes")]
+        assert name == "slices" or all(word in text for word in printed[0].split())
 
 
 def test_equal_seeds_tell_the_same(folders):

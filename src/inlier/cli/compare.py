@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json as json_
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -56,7 +56,9 @@ def compare(
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="How often to draw the images.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="For comparison.csv and slices.csv.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="For comparison and slices, as .csv and .tex.")
+    ] = None,
     json: options.JsonOption = False,
 ) -> None:
     """Say which of two monitors or networks is better on the same images, with intervals for the difference.
@@ -92,9 +94,12 @@ def compare(
             ]  # fmt: skip
     if out is not None:
         if comparison is not None:
+            about = f". A: {comparison.a}. B: {comparison.b}."
             write_bytes(out / "comparison.csv", csv_of(comparison.flat()))
+            write_bytes(out / "comparison.tex", latex_of("comparison", list(by_metric(comparison)), about))
         if tables:
             write_bytes(out / "slices.csv", csv_of(row for table in tables for row in table.flat()))
+            write_bytes(out / "slices.tex", latex_of("slices", [by_slice(table) for table in tables]))
     if json:
         told = {
             "comparison": None if comparison is None else comparison.as_json(),
@@ -103,11 +108,13 @@ def compare(
         print(json_.dumps(told, allow_nan=False))
         return
     if comparison is not None:
-        show(comparison)
+        print(f"A: {comparison.a}\nB: {comparison.b}")
+        for shown in by_metric(comparison):
+            print_table(*shown)
         for note in comparison.notes:
             say(note)
     for table in tables:
-        show_slices(table)
+        print_table(*by_slice(table))
     for note in dict.fromkeys(note for table in tables for note in table.notes):
         say(note)
 
@@ -217,9 +224,16 @@ WIDE = 300
 HEADINGS = {"auroc": "AUROC", "flagged": "flagged", "wrong": "pixels predicted wrong", "miou": "mIoU"}
 
 
-def show(comparison: Comparison) -> None:
-    """A table for each metric, on stdout."""
-    print(f"A: {comparison.a}\nB: {comparison.b}")
+class Told(NamedTuple):
+    """A table of words."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def by_metric(comparison: Comparison) -> Iterator[Told]:
+    """A table for each metric."""
     interval = f"[{comparison.confidence:.0%} interval]"
     for metric in dict.fromkeys(metric for row in comparison.rows for metric in row.differences):
         name, _, rate = metric.partition("@")
@@ -231,7 +245,7 @@ def show(comparison: Comparison) -> None:
             for row in comparison.rows
             if metric in row.differences
         ]
-        print_table(title, ("images", "n", "A", "B", "B - A", interval, ""), rows)
+        yield Told(title, ("images", "n", "A", "B", "B - A", interval, ""), rows)
 
 
 def cells(found: Difference, metric: str) -> tuple[str, str, str, str]:
@@ -253,8 +267,8 @@ def verdict(row: Row, metric: str) -> str:
     return f"{found.seems.upper()} better?" if found.seems else ""
 
 
-def show_slices(table: SliceTable) -> None:
-    """A row for each slice, a column for each kind of change, on stdout."""
+def by_slice(table: SliceTable) -> Told:
+    """A row for each slice, a column for each kind of change."""
     at = "" if table.rate == "own" else f" at a nominal false-alarm rate of {table.rate}"
     errors = any(row.wrong is not None for row in table.rows)
     rows = [
@@ -266,7 +280,7 @@ def show_slices(table: SliceTable) -> None:
         for row in table.rows
     ]  # fmt: skip
     headings = ("slice", "n", *table.columns, *(["pixels wrong"] if errors else []))
-    print_table(f"{table.monitor}: share flagged{at}, by slice", headings, rows)
+    return Told(f"{table.monitor}: share flagged{at}, by slice", headings, rows)
 
 
 def share(rate: SliceRate | None) -> str:
@@ -275,6 +289,21 @@ def share(rate: SliceRate | None) -> str:
         return ""
     told = f"{rate.rate:.0%} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
     return f"{told} {rate.differs}" if rate.differs else told
+
+
+def latex_of(name: str, tables: Sequence[Told], about: str = "") -> bytes:
+    """Table environments, one after the other; what all of them are about is added to their captions."""
+    from inlier.report.tables import Column, Table, to_latex, words
+
+    return "\n".join(
+        to_latex(
+            Table(
+                f"{name} {number}" if number else name, f"{told.title}{about}", tuple(map(Column, told.headings)),
+                tuple(tuple(map(words, row)) for row in told.rows),
+            )
+        )
+        for number, told in enumerate(tables)
+    ).encode()  # fmt: skip
 
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
