@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "br", "img", "link"}
+VOID = {"meta", "br", "wbr", "img", "link"}
 UNREAD = ("style", "script")
 
 
