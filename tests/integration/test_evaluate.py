@@ -377,6 +377,16 @@ def test_a_monitor_of_few_images_learns_others_under_every_seed(data, tmp_path):
     assert torch.equal(record.scores["once", 1, "clean"], record.scores["few", 1, "clean"])
 
 
+def test_the_cost_of_a_monitor_that_doubts_is_the_mean_over_clean_images(data, tmp_path):
+    doubting = {"name": "doubting", "detectors": ["mahalanobis", "disagreement"], "escalate": 0.5}
+    results = evaluate(small(monitors=[doubting, {**doubting, "name": "sure", "escalate": None}], changes=[]),
+                       tmp_path, data=data)  # fmt: skip
+    passes = [monitor["cost"]["passes"] for monitor in results["monitors"]]
+    monitor = Monitor(make_backbone(), doubting["detectors"], escalate=0.5).fit(images_of_the_fit(data))
+    assert 1 < passes[0] < 2 == passes[1]
+    assert passes[0] == pytest.approx(monitor.calibrate(false_alarm_rate=0.2, folds=2).passes, abs=0.1)
+
+
 def test_readings_are_for_their_owner_alone(ran):
     if os.name == "posix":
         assert {path.stat().st_mode & 0o777 for path in (ran[0] / "work" / "sets").iterdir()} == {0o600}

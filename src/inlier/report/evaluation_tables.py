@@ -326,7 +326,8 @@ def pooled(found: Findings) -> Table:
     """All the paper's changes at once, under one threshold: what the paper leaves for later work."""
     return Table(
         "pooled",
-        "All the paper's changes at once against the unchanged images, with one threshold for all; a row a key.",
+        "All the paper's changes at once against the unchanged images, with one threshold for all; a row a key or "
+        "draw.",
         (
             Column("monitor"), Column("key or draw"), Column("AUROC", heat=(0.5, 1.0)), Column("AUPR"),
             Column("FPR95", heat=(1.0, 0.0)),
