@@ -21,7 +21,7 @@ from inlier.monitor import Monitor
 from inlier.observation import Readings
 from inlier.sampling import SamplingKey
 
-DAAIN = "daain(distance=24, blocks=1)"
+DAAIN = "daain(distance=16, blocks=1)"
 
 app = typer.Typer()
 for command in (read, sweep, fit, score):
@@ -104,7 +104,7 @@ def test_a_sweep_over_readings_prints_its_table_and_needs_no_network(here, monke
     reading("noise", "--seed", "0")
     (here / "x.toml").write_text(
         'fit = "train.readings"\nfalse_alarm_rate = 0.1\nfolds = 2\n'
-        'detectors = ["energy", {name = "daain", distance = 24, blocks = 1, head = "euclidean"}]\n'
+        'detectors = ["energy", {name = "daain", distance = 16, blocks = 1, head = "euclidean"}]\n'
         '[anomalous]\nnoise = "noise.readings"\n'
     )
     monkeypatch.setattr("inlier.backbones.load.load_backbone", None)
@@ -112,7 +112,7 @@ def test_a_sweep_over_readings_prints_its_table_and_needs_no_network(here, monke
     header, energy, daain = printed.splitlines()
     assert header.startswith("detector")
     assert energy.startswith("energy ")
-    name = "daain(blocks=1, distance=24, head='euclidean')"
+    name = "daain(blocks=1, distance=16, head='euclidean')"
     assert daain.removeprefix(name).split()[:3] == ["0", "order_statistic", "noise"]
     told, said = inlier("sweep", "x.toml", "--out", "out", "--json")
     assert [row["detector"] for row in json.loads(told)] == ["energy", name]

@@ -121,6 +121,11 @@ def test_an_unknown_head_is_refused_with_the_known_ones(anatomy):
         DAAIN(reader, head="msp")
 
 
+def test_a_key_of_too_few_points_is_refused_with_what_to_do(backbone):
+    with pytest.raises(ValueError, match="needs 2 activations or more, and 1 is read here: choose a smaller distance"):
+        daain(Anatomy.of(backbone, (16, 16), keys=KeyRing(seed=0)), distance=40)
+
+
 def test_a_monitor_has_one_key(anatomy):
     daain(anatomy, distance=6, blocks=1)
     with pytest.raises(Mismatch, match=r"is blue_noise\(6\).*asked for is blue_noise\(8\).*use one kind, one distance"):

@@ -92,6 +92,11 @@ class DAAIN(Detector):
         made = head_named(head, reader.size, bins, penalty)  # first of all: a name may be mistyped
         self.requires = (reader,)
         self.reading = reader.name
+        if reader.size < 2:
+            raise ValueError(
+                f"DAAIN's flow needs 2 activations or more, and {reader.size} is read here: choose a smaller distance "
+                "between sampled points, or larger images"
+            )
         if mixing == "conv1x1" and key is None:
             raise ValueError("mixing='conv1x1' needs the key whose points are read: give key=, or use another mixing.")
         self.flow = Flow(
