@@ -1,4 +1,4 @@
-"""The layouts of image files that come with inlier: one line each.
+"""The layouts of images that come with inlier: one line each.
 
 A factory takes the path and, by keyword, whether batches carry labels (`labelled`) and what `Choice` names.
 """
@@ -34,5 +34,6 @@ DATASETS: Registry[Callable[..., Dataset]] = Registry(
             "ROOT/images/10k/SPLIT with its labels under labels/sem_seg/masks",
             "Yu et al. 2020",
         ),
+        "textures": Entry("inlier.datasets.textures:textures", "no files but a number, textures:120: drawn by chance"),
     },
 )
