@@ -28,6 +28,8 @@ from inlier.evaluation.study import Study
 from inlier.monitor import Monitor
 from inlier.perturbations.base import to_8_bit
 from inlier.perturbations.noise import GaussianNoise
+from inlier.perturbations.photometric import Gamma
+from inlier.perturbations.tolerance import Tolerating
 from inlier.report.folder import write_report
 
 SIZE = (24, 32)
@@ -375,6 +377,37 @@ def test_a_monitor_of_few_images_learns_others_under_every_seed(data, tmp_path):
     assert one_of_each_part(36, 12, 0) != one_of_each_part(36, 12, 1)
     assert [monitor.seeds for monitor in record.monitors] == [(0, 1), (1,)]
     assert torch.equal(record.scores["once", 1, "clean"], record.scores["few", 1, "clean"])
+
+
+def test_a_monitor_that_tolerates_learns_from_changed_copies_too(data, tmp_path):
+    strict = {"name": "strict", "detectors": "mahalanobis"}
+    tolerant = {**strict, "name": "tolerant", "tolerate": ["gamma(severity=2)"], "nested": True}
+    results = evaluate(small(monitors=[strict, tolerant], changes=[]), tmp_path, data=data)
+    record = Record.load(tmp_path / "scores.safetensors")
+    shown = Tolerating(images_of_the_fit(data), [Gamma(2)])
+    clean, _ = images_of(data / "test" / "images")
+    monitor = Monitor(make_backbone(), "mahalanobis", seed=0).fit(shown)
+    with torch.no_grad():
+        expected = monitor.score(clean).double()
+    torch.testing.assert_close(record.scores["tolerant", 0, "clean"], expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(record.scores["strict", 0, "clean"], expected, rtol=0.05)
+    counts = [len(record.calibration[name, 0]) for name in ("strict", "tolerant")]
+    assert counts == [36, 72]
+    assert len(record.calibration_names) == results["fitted_to"]["images"] == 36
+    assert sum(row["images"] for row in results["held_out"] if row["monitor"] == "tolerant") == 72
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "says"),
+    [
+        ({"tolerate": "gama"}, LookupError, "gamma"),
+        ({"tolerate": ["gamma(severity=9)"]}, ValueError, "Severity of Gamma"),
+        ({"tolerate": "gamma", "fit_images": 12}, ValueError, "leave one out"),
+    ],
+)
+def test_tolerance_that_cannot_be_is_refused(plan, error, says):
+    with pytest.raises(error, match=says):
+        small(monitors=[{"name": "tolerant", "detectors": "mahalanobis", **plan}])
 
 
 def test_the_cost_of_a_monitor_that_doubts_is_the_mean_over_clean_images(data, tmp_path):

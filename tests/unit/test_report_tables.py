@@ -186,6 +186,26 @@ def test_severities_are_columns_and_a_change_without_severity_has_its_own():
     assert by_change["vertical flip"] == [True, False, False, False]
 
 
+def test_a_table_of_ablations_begins_with_what_they_differ_from():
+    results = made_up(pictures=False)
+    assert [row[0].text for row in evaluation_tables(Findings(results))["ablation_blocks"].rows] == [
+        "8 blocks", "16 blocks"
+    ]  # fmt: skip
+    results["config"]["varied"] = "daain"
+    table = evaluation_tables(Findings(results))["ablation_blocks"]
+    assert [row[0].text for row in table.rows] == ["DAAIN", "8 blocks", "16 blocks"]
+    assert "mean and deviation over keys" in table.caption
+    assert table.rows[0][1].seeds == 2
+    for entry in results["monitors"]:
+        if entry["name"] == "daain_16":
+            entry["seeds"] = [0]
+    table = evaluation_tables(Findings(results))["ablation_blocks"]
+    first = next(r for r in results["rows"] if r["monitor"] == "daain" and r["set"] == "fog_1" and r["seed"] == 0)
+    assert table.columns[1].title == "fog, severity 1"
+    assert table.rows[0][1].text == f"{first['auroc']:.3f}"
+    assert "under the first key" in table.caption
+
+
 def test_counts_are_those_of_the_results():
     results = made_up(pictures=False)
     tables = evaluation_tables(Findings(results))

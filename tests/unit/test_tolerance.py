@@ -7,8 +7,8 @@ from inlier.images import ImageSource, TensorImages
 from inlier.monitor import Monitor
 from inlier.perturbations.base import to_8_bit
 from inlier.perturbations.noise import GaussianNoise
-from inlier.perturbations.photometric import Brightness, WhiteBalance
-from inlier.perturbations.tolerance import Tolerating
+from inlier.perturbations.photometric import Brightness, Gamma, WhiteBalance
+from inlier.perturbations.tolerance import Tolerating, tolerated
 from inlier.testing.specimens import scenes, tiny_backbone
 
 
@@ -58,3 +58,12 @@ def test_a_monitor_that_was_shown_a_change_no_longer_flags_it_and_still_flags_ot
 def test_nothing_to_tolerate_is_refused():
     with pytest.raises(ValueError, match="nothing to tolerate"):
         Tolerating(clean(), [])
+
+
+def test_changes_are_read_from_what_a_user_writes():
+    first, second = tolerated(["gamma", "white_balance(severity=2)"])
+    assert isinstance(first, Gamma)
+    assert isinstance(second, WhiteBalance)
+    assert second.severity == 2
+    with pytest.raises(LookupError, match="Did you mean 'gamma'"):
+        tolerated(["gama"])

@@ -72,11 +72,9 @@ def fit(
     """
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import tell, telling_of_skipped
-    from inlier.config import from_table, read_call
     from inlier.monitor import Monitor
     from inlier.observation import Readings
-    from inlier.perturbations.table import PERTURBATIONS
-    from inlier.perturbations.tolerance import Tolerating
+    from inlier.perturbations.tolerance import Tolerating, tolerated
     from inlier.sampling import SamplingKey
 
     start = time.perf_counter()
@@ -86,9 +84,7 @@ def fit(
     if tolerate:
         if isinstance(clean, Readings):
             raise ValueError("--tolerate changes images, and readings were made of them: give the images")
-        calls = [read_call(text, "A perturbation") for text in tolerate]
-        changes = [from_table(PERTURBATIONS, {**settings, "name": name}) for name, settings in calls]
-        shown = Tolerating(clean, changes, seed=seed or 0)
+        shown = Tolerating(clean, tolerated(tolerate), seed=seed or 0)
     odd = None if anomalies is None else replace(images, images=anomalies, split=None, groups=None, group_by=None)
     known = None if odd is None else odd.saved() or odd.open()
     file = Path(f"{images.images}.key")

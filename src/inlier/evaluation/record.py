@@ -96,7 +96,7 @@ class Record:
         monitors, sets: what there is.
         scores: (n,) by monitor, seed and set; a monitor need not have been shown every set.
         calibration: (m,) by monitor and seed: scores of the clean images of the fit, each by detectors that were fitted
-            to others; fewer than names where a monitor learnt from fewer.
+            to others; fewer than names where a monitor learnt from fewer, more where it learnt from copies, too.
         calibration_names, calibration_groups: of these images.
         changed: (n,) share of pixels whose predicted class differs from that for the unchanged image; where the change
             moves pixels, from that prediction moved alike.

@@ -39,11 +39,12 @@ from inlier.evaluation.study import PAPER, MonitorPlan, Study
 from inlier.evaluation.together import Part, Together
 from inlier.evaluation.workplace import Workplace
 from inlier.files import PRIVATE, read_tensors, write_bytes, write_tensors
-from inlier.images import Batch
+from inlier.images import Batch, ImageSource
 from inlier.monitor import Monitor
 from inlier.observation import Readings
 from inlier.origin import AbsentBackbone, Origin
 from inlier.perturbations.base import to_8_bit
+from inlier.perturbations.tolerance import Tolerating, tolerated
 from inlier.readers import SampledActivations
 from inlier.registry import nearest
 from inlier.sampling import SamplingKey
@@ -108,10 +109,9 @@ class Watch:
         """Those who are shown a set, and nobody else, since a look that nobody needs costs time."""
         return self.some(tuple(self.seats(entry)))
 
-    @cached_property
-    def pupils(self) -> Together:
-        """Those who are shown the images of the fit."""
-        return self.some(tuple(seat for seat in self.monitors if self.learns(seat)))
+    def pupils(self, tolerate: tuple[str, ...]) -> Together:
+        """Those who are shown the images of the fit, with copies that show what is tolerated."""
+        return self.some(tuple(seat for seat in self.monitors if self.learns(seat) and seat.plan.tolerated == tolerate))
 
     def learns(self, seat: Seat) -> bool:
         """Whether a monitor learns from the images of the fit: in its detectors, or a threshold."""
@@ -294,7 +294,7 @@ class Evaluation:
 
     def fit_readings(self, watch: Watch, seat: Seat) -> Readings:
         """What a monitor is fitted to: all of the fit, or as many as it is to have, which its seed draws."""
-        readings, most = self.readings(watch, seat, FIT), seat.plan.fit_images
+        readings, most = self.readings(watch, seat, fit_with(seat.plan.tolerated)), seat.plan.fit_images
         if most is None or most >= len(readings):
             return readings
         return readings.subset(torch.tensor(one_of_each_part(len(readings), most, seat.seed)))
@@ -307,7 +307,8 @@ class Evaluation:
             watches = self.watches
         for watch in watches:
             with self.timed("clean images"):
-                self.see_fit(watch)
+                for tolerate in dict.fromkeys([(), *(seat.plan.tolerated for seat in watch.monitors)]):
+                    self.see_fit(watch, tolerate)
                 self.see_clean(watch, watch is watches[0])
         for plan in self.changes:
             with self.timed(f"set {plan.entry.name}"):
@@ -323,14 +324,18 @@ class Evaluation:
             coactivation = self.coactivation() if self.study.coactivation else {}
         return Evaluated(record, self.network(), self.fitted_to(), self.seconds, self.notes, coactivation)
 
-    def see_fit(self, watch: Watch) -> None:
-        file, party = self.file(FIT, watch), watch.pupils
-        if SeenSet.holds(file, party.wanted(list(party.names))) or not (party.names or watch.name == ""):
+    def see_fit(self, watch: Watch, tolerate: tuple[str, ...]) -> None:
+        file, party = self.file(fit_with(tolerate), watch), watch.pupils(tolerate)
+        plain = not tolerate and watch.name == ""  # these are read in any case, since results tell of them
+        if SeenSet.holds(file, party.wanted(list(party.names))) or not (party.names or plain):
             return
+        shown: ImageSource = self.fit_images
+        if tolerate:
+            shown = Tolerating(shown, tolerated(tolerate), seed=self.study.seeds[0])
         gatherer = Gatherer()
-        for batch in self.fit_images.batches(self.study.batch_size):
+        for batch in shown.batches(self.study.batch_size):
             gatherer.add(batch, party.values(party(self.there(batch.images, watch))) if party.names else {})
-            self.tell(f"reading images of the fit{at(watch)}", len(gatherer.names), len(self.fit_images))
+            self.tell(f"reading images of the fit{at(watch)}", len(gatherer.names), len(shown))
         seen = gatherer.seen()
         # Of several folders: frames of one drive together, and in their order, for blocks of neighbours are cut.
         first = {group: place for place, group in reversed(list(enumerate(seen.groups)))}
@@ -754,6 +759,11 @@ def is_shown(on: Sequence[str], entry: SetEntry) -> bool:
     """Whether a list such as `on` of a monitor names a set."""
     told = {entry.name, entry.change, entry.kind, "all", *([PAPER] if entry.paper else [])}
     return bool(told & set(on))
+
+
+def fit_with(tolerate: Sequence[str]) -> str:
+    """What the images of the fit are called together with copies that show what is tolerated."""
+    return f"{FIT}-{slug(', '.join(tolerate))}" if tolerate else FIT
 
 
 def is_keyed(monitor: Monitor) -> bool:

@@ -19,6 +19,7 @@ from inlier.detectors.spec import DetectorSpec
 from inlier.evaluation.defects import DEFECTS
 from inlier.evaluation.gathered import Source
 from inlier.monitor import Fusion
+from inlier.perturbations.tolerance import tolerated
 from inlier.registry import nearest
 
 __all__ = ["PAPER", "Goal", "Metric", "MonitorPlan", "Published", "Study"]
@@ -51,6 +52,8 @@ class MonitorPlan:
             that learns nothing is not shown the images of the fit.
         fit_images: how many of the study's images of the fit it learns from; all by default. Of as many parts of
             them, equally long, the seed draws one image each.
+        tolerate: perturbations that shall count as clean, such as `sign_noise(eps=0.01)`: it learns from copies of the
+            images of the fit, too, see `Tolerating`, and is calibrated with them.
         nested: whether to observe false alarms on each group of the fit's images by a monitor fitted to the others.
     """
 
@@ -67,6 +70,7 @@ class MonitorPlan:
     rule: Rule | None = None
     threshold: bool = True
     fit_images: int | None = None
+    tolerate: str | Sequence[str] = ()
     nested: bool = False
 
     def __post_init__(self) -> None:
@@ -80,6 +84,9 @@ class MonitorPlan:
                 f"Monitor '{self.name}' has threshold = false: detectors are fused by their calibrations, and nested "
                 "false alarms need a threshold"
             )
+        if self.tolerated and self.fit_images is not None:
+            raise ValueError(f"Monitor '{self.name}' has fit_images, which draws images, and tolerate: leave one out")
+        tolerated(self.tolerated)
         if self.seeds is not None and not self.seeds:
             raise ValueError(f"Monitor '{self.name}' needs seeds, or none said")
 
@@ -88,6 +95,11 @@ class MonitorPlan:
         """The detectors."""
         texts = [self.detectors] if isinstance(self.detectors, str) else self.detectors
         return tuple(DetectorSpec.parse(text) for text in texts)
+
+    @property
+    def tolerated(self) -> tuple[str, ...]:
+        """What it shall tolerate, as a list."""
+        return (self.tolerate,) if isinstance(self.tolerate, str) else tuple(self.tolerate)
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -171,6 +183,7 @@ class Study:
         images, fit_images: how many clean images to use at most of those to be changed and of those of the fit; fewer
             are for trying out.
         main: the monitor whose worst misses are shown; the first by default.
+        varied: the monitor that ablations differ from in one setting; it begins each of their tables.
         curves: monitors whose ROC and precision-recall curves are kept, of their first seeds, for the paper's sets.
         likelihood: a monitor whose scores are kept as histograms, such as one with `head="likelihood"`.
         coactivation: whether to compare coactivations of the first image's activations, changed and not.
@@ -201,6 +214,7 @@ class Study:
     images: int | None = None
     fit_images: int | None = None
     main: str | None = None
+    varied: str | None = None
     curves: Sequence[str] = ()
     likelihood: str | None = None
     coactivation: bool = False
@@ -220,7 +234,7 @@ class Study:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"Two monitors are named '{twice[0]}'; give each a name of its own")
-        wanted = [self.main, self.likelihood, *self.curves, *(goal.monitor for goal in self.goals)]
+        wanted = [self.main, self.varied, self.likelihood, *self.curves, *(goal.monitor for goal in self.goals)]
         for one in wanted:
             if one is not None and one not in names:
                 raise ValueError(f"There is no monitor '{one}' in this study. {nearest(one, names)}")

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from inlier.config import from_table, read_call
 from inlier.images import Batch, ImageSource, as_source
 from inlier.perturbations.base import Perturbation, to_8_bit
+from inlier.perturbations.table import PERTURBATIONS
 from inlier.types import Images
 
-__all__ = ["Tolerating"]
+__all__ = ["Tolerating", "tolerated"]
 
 
 class Tolerating:
@@ -66,3 +68,14 @@ class Tolerating:
     def _copies(self, image: Images, place: int) -> list[Images]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + place)
         return [to_8_bit(change(image, generator)) for change in self.changes]
+
+
+def tolerated(texts: Sequence[str]) -> list[Perturbation]:
+    """The changes that texts such as `gamma` or `white_balance(severity=2)` name.
+
+    Raises:
+        LookupError: there is no such perturbation.
+        ValueError: a text is no call, or a setting is not one that the perturbation has.
+    """
+    calls = [read_call(text, "A perturbation") for text in texts]
+    return [from_table(PERTURBATIONS, {**settings, "name": name}) for name, settings in calls]

@@ -348,9 +348,17 @@ def ablations(found: Findings) -> Iterator[Table]:
     """One factor at a time: AUROC on each of the paper's changes."""
     sets = found.sets(*CHANGES, paper=True)
     for family, monitors in found.ablations.items():
+        varied = [m for m in (found.varied,) if m is not None and m not in monitors]
+        one = all(len(m["seeds"]) == 1 for m in monitors)  # then only the first key of what they differ from compares
+
+        def cell(monitor: Entry, name: str, row: Entry | None, one: bool = one) -> Spread | None:
+            return Spread.of(None if one else found.summary(monitor, name), row, "auroc")
+
         yield Table(
             "ablation_" + "_".join(family.lower().split()),
-            f"Ablation of {family}: AUROC on the paper's changes, mean and deviation over keys; then on all at once.",
+            f"Ablation of {family}: AUROC on the paper's changes, "
+            f"{'under the first key' if one else 'mean and deviation over keys'}; then on all at once."
+            + "".join(f" The others differ from {label_of(m)} in what they are named after." for m in varied),
             (
                 Column("monitor"),
                 *(Column(label_of(s), heat=(0.5, 1.0)) for s in sets),
@@ -359,12 +367,10 @@ def ablations(found: Findings) -> Iterator[Table]:
             tuple(
                 (
                     words(label_of(m)),
-                    *(
-                        Spread.of(found.summary(m, s["name"]), found.row(m, s), "auroc") for s in sets
-                    ),
-                    Spread.of(found.summary(m, "paper"), first_pooled(found, m), "auroc"),
+                    *(cell(m, s["name"], found.row(m, s)) for s in sets),
+                    cell(m, "paper", first_pooled(found, m)),
                 )
-                for m in monitors
+                for m in [*varied, *monitors]
             ),
         )  # fmt: skip
 

@@ -84,6 +84,11 @@ class Findings:
                 by_family.setdefault(family, []).append(entry)
         return by_family
 
+    @cached_property
+    def varied(self) -> Entry | None:
+        """The monitor that ablations differ from in one setting, if that was said."""
+        return self.monitor(str((self.results.get("config") or {}).get("varied")))
+
     def monitor(self, name: str) -> Entry | None:
         """The monitor of that name, if there is one."""
         return next((entry for entry in self.monitors if entry["name"] == name), None)
