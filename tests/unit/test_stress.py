@@ -1,6 +1,7 @@
 """The stress test: what it counts, that it goes on, and that its gates find monitors that only seem to hold."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from inlier.cli.stress import told
 from inlier.detectors.base import Detector
 from inlier.detectors.mahalanobis import mahalanobis
 from inlier.errors import Mismatch
+from inlier.evaluation.assaults import Cell
 from inlier.evaluation.stress import BUDGETS, Stress, suite
 from inlier.evaluation.subjects import Subjects
 from inlier.monitor import Monitor
@@ -81,7 +83,7 @@ def test_rows_are_what_the_kept_images_say(ran, monitor, images):
 
 def test_a_weak_monitor_is_broken_and_its_gates_pass(ran):
     _, results, _ = ran
-    assert results["verdict"] == "broken at eps 30.6/255"
+    assert results["verdict"] == "broken at eps 30.6/255 (31.1/255 once rounded to 8 bit)"
     found = gates_of(results)
     assert found["without a bound every image evades"] == "PASS"
     assert found["finite differences agree with the gradient"] == "PASS"
@@ -221,10 +223,87 @@ class Masked(Detector):
 
 def test_a_monitor_that_hides_its_gradient_is_caught_by_the_gates(backbone, images, tmp_path):
     masked = fitted(backbone, Masked(Anatomy.of(backbone, (12, 12), 3)))
-    found = gates_of(Stress(masked, images[:4], tmp_path, epsilons=(0.12,), budget="smoke").run())
+    results = Stress(masked, images[:4], tmp_path, epsilons=(0.12,), budget="smoke").run()
+    found = gates_of(results)
     assert found["finite differences agree with the gradient"] == "FAIL"
+    failed = ", ".join(name for name, verdict in found.items() if verdict == "FAIL")
+    assert results["verdict"].endswith(f"; gates failed: {failed}")
     assert found["dead gradients"] == "PASS"  # since the network's own gradient is alive, this gate alone would not do
     assert found["the suite breaks what is known to break"] == "not run"
+
+
+def cell(evaded, *, damage=0.5, lost=None, dead=0.0, before=None):
+    """What an attacker made of eight images, of which so many evade, the first ones; scores above 1 are flagged."""
+    after = torch.where(torch.arange(8) < evaded, 0.5, 2.0).double()
+    gone = None if lost is None else torch.arange(8) < lost
+    return Cell(
+        torch.full((8,), 0.5).double() if before is None else before, after, torch.full((8,), damage).double(), 1.0,
+        torch.full((8, 4), 0.12), torch.zeros(8, dtype=torch.long), dead_gradients=dead, lost=gone,
+    )  # fmt: skip
+
+
+class MadeUp:
+    """An attacker at work who comes back with what he is told to."""
+
+    def __init__(self, cells):
+        self.cells = {"one step": cell(0, damage=0.1), "twice the steps": cell(8), "unbounded": cell(8),
+                      "unbounded, from another image": cell(0), **cells}  # fmt: skip
+
+    def cell(self, one, eps, *, told="", **more):
+        return self.cells[told]
+
+
+@pytest.mark.parametrize(
+    ("gate", "wrong"),
+    [
+        ("iterated attack against one step", {"one step": cell(0, damage=0.9)}),
+        ("who knows more succeeds more often", {("dual, hinge", 0.12): cell(2), ("oblivious, hinge", 0.12): cell(6)}),
+        ("white-box at least as strong as black-box", {"asked": cell(8), ("dual, hinge", 0.12): cell(7)}),
+        ("success rises with eps", {("dual, hinge", 0.06): cell(8), ("dual, hinge", 0.12): cell(4)}),
+        ("without a bound every image evades", {"unbounded": cell(4), "unbounded, from another image": cell(7)}),
+        ("twice the steps change nothing", {("dual, hinge", 0.12): cell(0), ("oblivious, hinge", 0.12): cell(0)}),
+        ("dead gradients", {("dual, hinge", 0.12): cell(8, dead=0.02)}),
+        ("no success is lost in rounding to 8 bit", {("dual, hinge", 0.06): cell(3, lost=5)}),
+    ],
+)
+def test_every_gate_fails_where_attackers_were_too_weak(gate, wrong, monitor, images, tmp_path, monkeypatch):
+    work = Stress(monitor, images, tmp_path / "out", epsilons=EPSILONS, budget="smoke")
+    asked = replace(work.suite[0], name="asked", tier="T2")
+    work.asked = (asked,)
+
+    def verdict_with(changed):
+        cells = {(one.name, eps): cell(4 if one.tier == "T0" else 8, dead=0.5 if one.tier == "T0" else 0.0)
+                 for one in work.suite for eps in EPSILONS}  # fmt: skip
+        cells |= {name: made for name, made in changed.items() if isinstance(name, tuple)}
+        work.at_work = MadeUp({name: made for name, made in changed.items() if isinstance(name, str)})
+        queried = {("asked", eps): changed.get("asked", cell(2)) for eps in EPSILONS}
+        gates = work.gates(cells, queried, dict.fromkeys(EPSILONS, cell(0)))
+        return {each.name: each.verdict for each in gates}
+
+    right, found = verdict_with({}), verdict_with(wrong)
+    assert set(right.values()) <= {"PASS", "not run"}
+    assert right[gate] == "PASS"
+    assert found[gate] == "FAIL"
+
+
+def test_one_image_alone_is_attacked_from_its_negative(monitor, images, tmp_path):
+    assert torch.equal(Stress(monitor, images[:1], tmp_path / "one", budget="smoke").others(), 1 - images[:1])
+    assert torch.equal(Stress(monitor, images[:2], tmp_path / "two", budget="smoke").others(), images[[1, 0]])
+
+
+def test_pictures_are_there_also_where_the_attack_was_made_without_them(ran, monitor, backbone, images, tmp_path):
+    def run(keep):
+        Stress(monitor, images[:2], tmp_path, epsilons=(0.12,), budget="smoke", keep=keep).run()
+
+    kept: dict = {}
+    run(None)
+    run(lambda name, eps, attacked: kept.update({name: attacked}))
+    again: dict = {}
+    run(lambda name, eps, attacked: again.update({name: attacked}))
+    assert list(kept) == list(again) == [one.name for one in suite("smoke")]
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+    assert torch.equal(kept["dual, hinge"], (kept["dual, hinge"] * 255).round() / 255)
+    assert not torch.equal(kept["dual, hinge"], images[:2])
 
 
 def test_a_monitor_that_answers_differently_each_time_is_caught(backbone, images, tmp_path):

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from inlier.attacks.asking import QUERIES, MonitorQueries, ask_monitor
@@ -98,22 +98,24 @@ class Cell(Outcome):
         norms: (n, 4) L0, L1, L2, Linf of the change, on 8-bit images.
         spent: (n,) steps made for each image, over all restarts, or questions asked.
         dead_gradients: as in `AttackResult`; 0 where none were asked for.
-        lost: of how many images a success was lost in rounding.
+        lost: (n,) whose success was lost in rounding, bool.
         trace: the mean over images of what was raised first, at every evaluation.
         right: (n,) the share of pixels classified as labelled, where there are labels.
         overlap: (n, 2, classes) pixels of intersection with the labels and of union.
         shown: the first few attacked images.
+        pictures: (n, c, h, w) all attacked images as 8-bit values, where they are kept.
         config: what was run.
     """
 
     norms: Float[Tensor, "n 4"]
     spent: Int[Tensor, " n"]
     dead_gradients: float = 0.0
-    lost: int = 0
+    lost: Bool[Tensor, " n"] | None = None
     trace: Sequence[float] = ()
     right: Float[Tensor, " n"] | None = None
     overlap: Int[Tensor, "n 2 classes"] | None = None
     shown: Images | None = None
+    pictures: UInt8[Tensor, "n c h w"] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -127,7 +129,7 @@ class Assaults:
         rate: the nominal false-alarm rate that attackers aim at; by default the monitor's own.
         norm: of the balls.
         shown: of how many images the attacked ones are kept in a cell.
-        keep: told of name, eps and attacked images of every cell that is made, rounded to 8 bit.
+        keep: told of name, eps and attacked images of every cell, made now or before, rounded to 8 bit.
         parametrisation: what is moved; by default all pixels. Questions always move these.
         surrogates: by name, calibrated monitors of the same network, which attackers of tier T1 have.
         batch_size: images at a time.
@@ -190,9 +192,14 @@ class Assaults:
             made = True
             return self.attacked(one, eps, monitor or self.monitor, told, count, initial)
 
-        tensors, numbers = self.place.part(f"{told or one.name} {self.in_name(eps)}", make)
+        keep = None if told else self.keep
+        tensors, numbers = self.place.part(
+            f"{told or one.name} {self.in_name(eps)}", make, wanted=() if keep is None else ("pictures",)
+        )
         if not made:
             self.planned -= one.cost * count  # the time left is that of what is to be done
+        if keep is not None:
+            keep(one.name, eps, tensors["pictures"].float() / 255)
         kept: dict[str, Any] = {**tensors, **numbers}
         return Cell(**kept)
 
@@ -232,14 +239,14 @@ class Assaults:
         if self.shown and not told:
             made["shown"] = torch.cat([part.images for part in parts])[: self.shown].float()
         if self.keep is not None and not told:
-            self.keep(one.name, eps, torch.cat([part.images for part in parts]))
+            made["pictures"] = (torch.cat([part.images for part in parts]) * 255).round().byte()
         engine = [part.result for part in parts if isinstance(part, MonitorAttack)]
         numbers: dict[str, Any] = {"limit": parts[0].limit}
         if engine:
+            made["lost"] = torch.cat([part.lost(SHARES[0]) for part in parts if isinstance(part, MonitorAttack)])
             traces = torch.cat([result.trace[0] for result in engine], 1).double()
             numbers |= {
                 "dead_gradients": sum(result.dead_gradients for result in engine) / len(engine),
-                "lost": sum(int(part.lost(SHARES[0]).sum()) for part in parts if isinstance(part, MonitorAttack)),
                 "trace": traces.nanmean(1).tolist(), "config": dict(engine[0].config),
             }  # fmt: skip
         else:
@@ -415,7 +422,8 @@ def row_of(one: Assault, eps: float, cell: Cell, limits: Mapping[float, float]) 
     row["auroc"] = area(cell.before, cell.after[cell.damage >= SHARES[0]])
     row["auroc_unconditional"] = area(cell.before, cell.after)
     row["norms"] = dict(zip(("L0", "L1", "L2", "Linf"), cell.norms.double().mean(0).tolist(), strict=True))
-    return row | {"dead_gradients": cell.dead_gradients, "lost": cell.lost, "trace": list(cell.trace)}
+    lost = 0 if cell.lost is None else int(cell.lost.sum())
+    return row | {"dead_gradients": cell.dead_gradients, "lost": lost, "trace": list(cell.trace)}
 
 
 def area(clean: Tensor, attacked: Tensor) -> float | None:

@@ -223,10 +223,13 @@ class Stress:
         worst = [self.worst_row(cells, eps, tier) for eps in self.epsilons for tier in self.tiers]
         broken = [line["eps"] for line in worst if line["tier"] == "T3" and line["success_0.3"]["rate"] >= BROKEN]
         verdict = (
-            f"broken at eps {255 * broken[0]:g}/255" if broken
+            f"broken at eps {255 * broken[0]:g}/255{self.rounded(cells, broken[0])}" if broken
             else f"not broken by this suite ({len(self.suite)} attackers, {self.suite[0].steps} steps, eps up to "
                  f"{255 * self.epsilons[-1]:g}/255)"
         )  # fmt: skip
+        failed = [gate.name for gate in gates if gate.passed is False]
+        if failed:
+            verdict += f"; gates failed: {', '.join(failed)}"
         return {
             "settings": self.settings, "silent": int(first.silent.sum()),
             "clean": {f"{rate:g}": rate_of(~(first.before <= limit), torch.ones_like(first.silent))
@@ -246,6 +249,11 @@ class Stress:
             "gates": [asdict(gate) | {"verdict": gate.verdict} for gate in gates], "verdict": verdict,
             "notes": self.notes(), "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
+
+    def rounded(self, cells: Mapping[tuple[str, float], Cell], eps: float) -> str:
+        """What a change of eps is in 8-bit images, where that is another norm."""
+        there = max(cells[one.name, eps].norms[:, 3].max().item() for one in self.suite)
+        return "" if abs(there - eps) < 1e-4 else f" ({255 * there:.3g}/255 once rounded to 8 bit)"
 
     def names(self, tier: Tier, *, alone: bool = False) -> list[str]:
         """The attackers of a tier and, unless `alone`, of those below it."""
@@ -370,11 +378,15 @@ class Stress:
         change = paired_rate_interval(*pairs) if len(a) else None
         wide = [
             self.at_work.cell(harder, 1.0, told="unbounded"),
-            self.at_work.cell(harder, 1.0, told="unbounded, from another image", initial=self.images.roll(1, 0)),
+            self.at_work.cell(harder, 1.0, told="unbounded, from another image", initial=self.others()),
         ]
         free = float(torch.stack([cell.evaded(share) for cell in wide]).any(0).sum()) / count
-        dead = max(cell.dead_gradients for cell in cells.values())
-        lost = max(cells[one.name, eps].lost for one in self.suite for eps in self.epsilons) / count
+        unknowing = {one.name for one in self.suite if one.tier == "T0"}
+        dead, stuck = (
+            max(cell.dead_gradients for (name, _), cell in cells.items() if (name in unknowing) == wanted)
+            for wanted in (False, True)
+        )
+        lost = max(float(self.lost(cells, eps).sum()) for eps in self.epsilons) / count
         wrong = self.finite_differences()
         spread = self.repeatability()
         differ = self.predictions_changed()
@@ -395,7 +407,9 @@ class Stress:
                  "no image was silent" if change is None
                  else f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
                  None if change is None else change.low <= 0 <= change.high),
-            Gate("dead gradients", "at most 1 %", f"{dead:.2%}", dead <= DEAD),
+            # Who does not know the monitor has nothing left to gain where every pixel is wrong, and no gradient there.
+            Gate("dead gradients", "at most 1 % of who knows the monitor",
+                 f"{dead:.2%}, and {stuck:.2%} of who does not", dead <= DEAD),
             Gate("no success is lost in rounding to 8 bit", f"at most {SETTLED:.0%} of the images", f"{lost:.3f}",
                  lost <= SETTLED),
             Gate("finite differences agree with the gradient", "median relative error at most 0.2", f"{wrong:.3f}",
@@ -406,6 +420,16 @@ class Stress:
                  "no control was given" if self.control is None else f"{broken:.3f}",
                  None if self.control is None else broken >= BROKEN),
         ]  # fmt: skip
+
+    def lost(self, cells: Mapping[tuple[str, float], Cell], eps: float) -> Bool[Tensor, " n"]:
+        """Which images an attacker had got past the monitor before they were rounded, and nobody after."""
+        evaded = self.worst(cells, eps, SHARES[0], "T3")
+        each = [lost for one in self.suite if (lost := cells[one.name, eps].lost) is not None]
+        return torch.stack([torch.zeros_like(evaded), *each]).any(0) & ~evaded
+
+    def others(self) -> Images:
+        """For each image another one to start from; where there is one image alone, its negative."""
+        return self.images.roll(1, 0) if len(self.images) > 1 else 1 - self.images
 
     def black_box_gate(
         self, cells: Mapping[tuple[str, float], Cell], queried: Mapping[tuple[str, float], Cell]

@@ -6,7 +6,7 @@ Whoever comes back with the same settings goes on there; whoever comes with othe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,21 @@ class Workplace:
                 )
 
     def part(
-        self, name: str, make: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]
+        self,
+        name: str,
+        make: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+        *,
+        wanted: Sequence[str] = (),
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON values of a part, from its file if it was finished, else made now and kept.
 
         Args:
             name: of the part; letters, digits, dots and dashes of it name the file.
-            make: called if there is no file.
+            make: called if there is no file, or one without a tensor that is wanted.
+            wanted: names of tensors that `make` makes and an earlier run may have left out.
         """
         file = self.work / f"{''.join(c if c.isalnum() or c in '.-' else '_' for c in name)}.safetensors"
-        if not file.is_file():
+        if not file.is_file() or not set(wanted) <= set(read_tensors(file)[0]):
             tensors, told = make()
             kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             write_tensors(file, kept, {"part": json.dumps(told)}, PRIVATE)
