@@ -35,6 +35,7 @@ from inlier.datasets.load import open_images
 from inlier.detectors.random_look import RandomLook
 from inlier.evaluation.assaults import LOSSES, SHARES, Assault, rate_of
 from inlier.evaluation.gathered import placed
+from inlier.evaluation.hardening_gates import hardening_gates
 from inlier.evaluation.intervals import Interval, bootstrap
 from inlier.evaluation.metrics import changed_share, overlaps, pooled_mean_iou, rate_interval
 from inlier.evaluation.stress import suite
@@ -314,6 +315,7 @@ class HardeningExperiment:
             "title": self.title, "command": command, "config": asdict(self), "inlier": version("inlier"),
             "measure": tested["measure"], "images": work.counts, "frontier": frontier, "chosen": chosen.name,
             "tested": tested, "suite": list(work.suite), "tried": tried,
+            "gates": hardening_gates(tried),
             "network": work.original.fingerprint(), "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - started, 1), "notes": work.notes(frontier, chosen),
         }  # fmt: skip
@@ -461,12 +463,13 @@ class _Work:
             return fitted[kind]
 
         def strike(one: str, kind: str, eps: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
-            return self.struck(monitor_of(kind), images, one, eps, name), {}
+            return self.struck(monitor_of(kind), images, one, eps, name)
 
         def judge(kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {}, self.judged(monitor_of(kind), images, attacked, kind)
 
         attacked: dict[tuple[str, float], tuple[Tensor, Tensor]] = {}
+        dead: dict[tuple[str, float], float] = {}
         for eps in self.epsilons:
             for kind in MONITORS:
                 for one, attacker in self.suite.items():
@@ -474,11 +477,14 @@ class _Work:
                         continue  # it is the same for all monitors
                     label = f"{one}, on {kind}" if WAYS[attacker.way].knows else one
                     part = f"{name} {label} {255 * eps:g}"
-                    tensors, _ = self.place.part(part, partial(strike, one, kind, eps))
+                    tensors, told = self.place.part(part, partial(strike, one, kind, eps))
                     attacked[label, eps] = tensors["images"], tensors["damage"]
-        return {
-            "monitors": {kind: self.place.part(f"{name} judged {kind}", partial(judge, kind))[1] for kind in MONITORS}
-        }
+                    dead[label, eps] = told["dead_gradients"]
+        monitors = {kind: self.place.part(f"{name} judged {kind}", partial(judge, kind))[1] for kind in MONITORS}
+        for judgement in monitors.values():
+            for row in judgement["rows"]:
+                row["dead_gradients"] = dead[row["attack"], row["eps"]]
+        return {"monitors": monitors}
 
     def monitor(self, name: str, kind: str) -> Monitor:
         """Fitted and calibrated on clean images, of the network as it now is."""
@@ -487,11 +493,13 @@ class _Work:
         made.fit(Unlabelled(self.sources["train"]), progress=self.progress)
         return made.calibrate(false_alarm_rate=self.plan.false_alarm_rate, progress=self.progress)
 
-    def struck(self, monitor: Monitor, images: Images, name: str, eps: float, network: str) -> dict[str, Tensor]:
-        """What an attacker makes of the images: the images in 8 bit, and the damage."""
+    def struck(
+        self, monitor: Monitor, images: Images, name: str, eps: float, network: str
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """What an attacker makes of the images: the images in 8 bit, the damage, and the share of dead gradients."""
         one = self.suite[name]
         known = under(monitor, f"attacker {self.plan.seed}", self.plan.draws)
-        ends, damage = [], []
+        ends, damage, dead = [], [], []
         for start, part in enumerate(torch.split(images, self.plan.batch_size)):
             made = attack_monitor(
                 known, part, eps, way=one.way, loss=LOSSES[one.loss], steps=self.plan.attack_steps, weight=one.weight,
@@ -499,10 +507,11 @@ class _Work:
             )  # fmt: skip
             ends.append((made.images * 255).round().byte())
             damage.append(made.damage.double())
+            dead.append(made.result.dead_gradients)
             if self.progress is not None:
                 done = min(len(images), (start + 1) * self.plan.batch_size)
                 self.progress(f"{network}: {name}, eps {255 * eps:g}/255", done, len(images))
-        return {"images": torch.cat(ends), "damage": torch.cat(damage)}
+        return {"images": torch.cat(ends), "damage": torch.cat(damage)}, {"dead_gradients": sum(dead) / len(dead)}
 
     @torch.no_grad()
     def judged(

@@ -71,6 +71,11 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
                 plots=list(success_plots(results)), tables=[worst_table(results), alarm_table(results)],
             ),
             *trade(results, measure),
+            Section(
+                "gates", "Were the attackers strong enough",
+                ["A check that fails, or was not run, is a reason to doubt the figures above."],
+                tables=[gates_table(results)],
+            ),
             Section("attackers", "Every attacker", tables=list(attacker_tables(results)), folded=True),
         ],
         limits=[
@@ -80,6 +85,16 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
             "larger changes are something else.",
         ],
         results=results,
+    )  # fmt: skip
+
+
+def gates_table(results: Mapping[str, Any]) -> Table:
+    """What was checked, and whether it held."""
+    names = ("network", "monitor", "name", "wanted", "observed", "verdict")
+    return Table(
+        "gates", "Checks of the attackers, for every network and monitor that they were run on.",
+        tuple(Column(title) for title in ("network", "monitor", "check", "wanted", "observed", "verdict")),
+        tuple(tuple(words(gate[name]) for name in names) for gate in results["gates"]),
     )  # fmt: skip
 
 
