@@ -14,7 +14,7 @@ from inlier.detectors.base import Detector
 from inlier.detectors.mahalanobis import mahalanobis
 from inlier.errors import Mismatch
 from inlier.evaluation.assaults import Cell
-from inlier.evaluation.stress import BUDGETS, Stress, suite
+from inlier.evaluation.stress import BUDGETS, PUBLISHED, Stress, suite
 from inlier.evaluation.subjects import Subjects
 from inlier.monitor import Monitor
 from inlier.report.document import document_html
@@ -325,6 +325,16 @@ def test_suites_grow_with_the_budget_and_start_with_one_of_each_tier():
         assert len({one.name for one in made}) == len(made)
     with pytest.raises(ValueError, match="standard"):
         suite("large")
+
+
+def test_the_full_suite_has_published_attacks_too_and_they_do_harm(monitor, images, tmp_path):
+    work = Stress(monitor, images[:2], tmp_path, epsilons=(0.12,), budget="smoke")
+    published = [one for one in suite("full") if one.way in PUBLISHED]
+    assert [one.tier for one in published] == ["T0"] * len(PUBLISHED)
+    for one in published:
+        made = work.at_work.cell(replace(one, steps=10), 0.12)
+        assert made.damage.mean() > 0.1
+        assert made.norms[:, 3].max() <= 0.12 + 0.5 / 255 + 1e-6
 
 
 def test_the_table_has_every_attacker_every_gate_and_the_verdict(ran):

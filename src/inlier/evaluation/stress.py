@@ -56,6 +56,8 @@ ASKED: Mapping[Budget, Mapping[str, int]] = {
 """Attacks by questions, and how many each may ask about an image."""
 QUERIED = 4
 """Questions are asked about so many images alone: they take long."""
+PUBLISHED = ("mifgsm", "apgd_linf", "jensen_shannon", "houdini")
+"""Recipes that `full` has besides, as they were published: of who does not know the monitor."""
 SETTLED = 0.05
 """The share of images that may evade before rounding and not after."""
 REPEATS = 7
@@ -98,6 +100,7 @@ def suite(budget: Budget, surrogates: int = 0) -> tuple[Assault, ...]:
     made += [Assault(f"weighted {weight:g}, hinge", "weighted", "hinge", steps, weight) for weight in (0.1, 1.0, 10.0)]
     if budget == "full":
         made += [replace(one, name=f"{one.name}, 3 restarts", restarts=3) for one in made if one.way == "dual"]
+        made += [Assault(f"oblivious, {name}", name, "", steps, tier="T0") for name in PUBLISHED]
     return tuple(made)
 
 
