@@ -17,7 +17,7 @@ DOCUMENT = Document(
     sections=[Section("success", "Success", ["A paragraph."], [("dual", "s0")], [Plot("Success", CHART)], [TABLE])],
     limits=["Nothing else was tried."],
     results={
-        "command": "inlier evaluate toy.toml --out toy", "config": {"eps": [1, 2]}, "seconds": 12.3,
+        "command": "inlier evaluate toy.toml --out toy", "config": {"eps": [1, 2]}, "seconds": 12.3, "threads": 2,
         "notes": ["A note."],
     },
 )  # fmt: skip
@@ -35,7 +35,7 @@ def test_the_page_says_everything_and_escapes_it():
     text = document_html(DOCUMENT)
     said = (
         "Tom &amp; Jerry &lt;attack&gt;", "Broken at eps 2/255.", "A paragraph.", "1 of 4", "Nothing else was tried.",
-        "A note.", "inlier evaluate toy.toml --out toy", "last run took 12 s",
+        "A note.", "inlier evaluate toy.toml --out toy", "last run took 12 s on 2 threads",
     )  # fmt: skip
     for part in said:
         assert part in text

@@ -70,6 +70,8 @@ def evaluate(
 
 def carry_out(kind: str, table: Mapping[str, Any], config: Path, out: Path, data: Path | None, json: bool) -> None:
     """An experiment of a kind of its own."""
+    import torch
+
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say
     from inlier.config import from_keywords
@@ -84,7 +86,7 @@ def carry_out(kind: str, table: Mapping[str, Any], config: Path, out: Path, data
     command = shlex.join(["inlier", "evaluate", config.as_posix(), "--out", out.name])
     with progress_bars() as progress:
         found = experiment.run(out, data=data, command=command, progress=progress)
-    results = shortened(without_nan({"format": FORMAT, "kind": kind, **found}))
+    results = shortened(without_nan({"format": FORMAT, "kind": kind, "threads": torch.get_num_threads(), **found}))
     write_results(out, results)
     write_report(out, results)
     print(json_.dumps(results, allow_nan=False) if json else document_text(DOCUMENTS[kind](results)))
