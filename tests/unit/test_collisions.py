@@ -7,6 +7,7 @@ from torch import nn
 from inlier.anatomy import Anatomy
 from inlier.attacks.collisions import collide, collision, mape, start_images
 from inlier.attacks.objectives import fooled
+from inlier.attacks.queries import spsa
 from inlier.backbones.base import Backbone, Classification
 from inlier.backbones.street import street_espnet
 from inlier.detectors.daain import daain
@@ -52,6 +53,27 @@ def test_a_linear_encoder_is_met_up_to_its_null_space(encoder, norm, eps, optimi
     assert (apart @ weight.T).norm(dim=1).max() < 1e-2 * apart.norm(dim=1).min()
     assert apart.norm(dim=1).min() > 1
     assert found.norms["L2" if norm == "l2" else "Linf"].max() <= eps + 1e-5
+
+
+def test_behind_preprocessing_without_a_gradient_questions_find_what_gradients_cannot(encoder):
+    def seen(images):  # what the encoder is shown: 16 levels
+        return (images * 15).round() / 15
+
+    inside, outside = pictures(1, 1), pictures(2, 2)
+    wanted = features(encoder, inside)
+    leaf = outside.clone().requires_grad_()
+    encoder(seen(leaf)).readings["features"].sum().backward()
+    assert not leaf.grad.any()
+    far = mape(features(encoder, seen(outside)), wanted)
+    found = spsa(
+        lambda images: -mape(features(encoder, seen(images)), wanted), outside, 0.2, steps=60, samples=64, delta=0.05,
+        size=0.02, win=-0.02,
+    )  # fmt: skip
+    near = mape(features(encoder, seen(found.images)), wanted)
+    assert far.min() > 0.08
+    assert near.max() <= 0.02
+    torch.testing.assert_close(-found.values, near)
+    assert (found.images - outside).abs().max() <= 0.2 + 1e-6
 
 
 def test_one_step_along_the_pseudo_inverse_is_an_exact_collision(encoder):
