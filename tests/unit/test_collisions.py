@@ -124,6 +124,26 @@ def test_images_that_leave_take_their_own_features_with_them(encoder):
     assert min(seen) < 4
 
 
+def test_a_likelihood_collides_as_any_encoder_does():
+    backbone = linear_encoder()
+    anatomy = Anatomy.of(backbone, (6, 6), 3)
+    anatomy.keys.seed = 0
+    flow = daain(anatomy, distance=2, blocks=2, head="likelihood", taps="everywhere")
+    probe = Probe(backbone, flow.requires)
+    flow.fit(probe.read(pictures(60, 0)), seed=0)
+
+    def likelihood(images):
+        with torch.no_grad():
+            return flow(probe(images))
+
+    inside, outside = pictures(3, 1), start_images("checkerboard", 3, (6, 6))
+    wanted, before = likelihood(inside), likelihood(outside)
+    assert (before - wanted).min() > 20
+    found = collide(4.0, "l2", 200, values=108)(probe, outside, collision(flow, wanted))
+    assert (likelihood(found.images) - wanted).abs().max() < 0.2
+    assert found.norms["L2"].max() <= 4.0 + 1e-5
+
+
 def test_a_larger_ball_comes_nearer(encoder):
     inside, outside = pictures(3, 1), pictures(3, 2)
     wanted, reader = features(encoder, inside), encoder.readers["features"]

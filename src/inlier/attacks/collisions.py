@@ -1,12 +1,13 @@
 """Collisions of an encoder: other images that it maps to the same features, so that no detector of these can tell.
 
 The attack and its measure are those of Liang's paper on attacking encoders. Any reader is an encoder here: a
-bottleneck, the logits, all taps, or what a sampling key reads.
+bottleneck, the logits, all taps, or what a sampling key reads; and so is a detector, such as the likelihood of a flow.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -27,23 +28,26 @@ Start: TypeAlias = Literal["noise", "checkerboard", "spiral"]
 """Images that are nothing a camera sees, to start from."""
 
 
-def collision(reader: Reader, features: Float[Tensor, "m *k"]) -> Objective:
-    """Minus the summed squared difference between what a reader reads and given features.
+def collision(
+    encoder: Reader | Callable[[Observation], Float[Tensor, "n *k"]], features: Float[Tensor, "m *k"]
+) -> Objective:
+    """Minus the summed squared difference between what an encoder makes of images and given features.
 
     Source: Liang, algorithm 1, line 3.
 
     Args:
-        reader: of what ought to collide; the probe must have it.
-        features: what it reads of the images to collide with, a row for each image of the attack or one for all.
+        encoder: a reader of what ought to collide, which the probe must have; or a function of observations, such as a
+            detector, whose score is one number an image.
+        features: what it makes of the images to collide with, a row for each image of the attack or one for all.
     """
 
     def objective(observation: Observation, context: Context) -> Scores:
-        read = observation.readings[reader.name]
+        read = observation.readings[encoder.name] if isinstance(encoder, Reader) else encoder(observation)
         whole = len(features) == 1 or context.places is None
         wanted = features if whole else features[context.places.to(features.device)]  # type: ignore[union-attr]
-        return -(read - wanted.to(read)).square().flatten(1).sum(1)
+        return -(read - wanted.to(read)).square().reshape(len(read), -1).sum(1)
 
-    objective.__name__ = f"collision({reader.name})"
+    objective.__name__ = f"collision({getattr(encoder, 'name', type(encoder).__name__)})"
     return objective
 
 
