@@ -34,6 +34,19 @@ def test_what_is_reported_is_true_of_8_bit_images_in_the_ball(monitor, images, h
     torch.testing.assert_close(found.damage, changed)
     assert found.queries.max() <= 121
     assert torch.equal(found.detected, monitor(found.images).flagged)
+    assert found.seed == 1
+    assert found.config == {
+        "attack": how, "queries": 120, "eps": EPS, "reveals": QUERIES[how].reveals, "share": 0.1, "seed": 1
+    }  # fmt: skip
+
+
+def test_questions_that_ran_out_are_a_reason_to_doubt(images):
+    monitor = fitted(detector="mahalanobis")
+    few, many = (ask_monitor(monitor, images, 0.12, queries=queries, share=0.1) for queries in (20, 1000))
+    assert not few.evaded(0.1).any()
+    assert few.raised(0.1) == ("questions ran out before some of the images evaded; more might do it",)
+    assert many.evaded(0.1)[many.silent].all()
+    assert many.raised(0.1) == ()
 
 
 def test_questions_alone_get_past_a_weak_monitor_and_then_stop(monitor, images):

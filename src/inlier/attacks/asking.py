@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -79,17 +79,31 @@ class MonitorQueries(Outcome):
         images: the best found, rounded.
         prediction: on these.
         queries: made for each image.
+        config: what was run, as JSON values; with its seed.
     """
 
     clean: Images
     images: Images
     prediction: LabelMaps
     queries: Int[Tensor, " n"]
+    config: Mapping[str, Any]
 
     @property
     def norms(self) -> dict[str, Scores]:
         """The size of each image's change as the file holds it: L0, L1, L2 and Linf over all its values."""
         return change_norms(self.clean, self.images)
+
+    @property
+    def seed(self) -> int:
+        """Of what was drawn."""
+        return int(self.config["seed"])
+
+    def raised(self, share: float = 0.3) -> tuple[str, ...]:
+        """What makes this attack a poor witness if it failed, a sentence each; none if nothing does."""
+        failed = ~self.evaded(share) & self.silent
+        if failed.any() and (self.queries[failed] >= 0.95 * self.config["queries"]).any():
+            return ("questions ran out before some of the images evaded; more might do it",)
+        return ()
 
 
 @torch.no_grad()
@@ -147,8 +161,9 @@ def ask_monitor(
     stored = (torch.cat([part.images for part in parts]) * 255).round() / 255
     before, after, later = _scores(monitor, images, stored)
     damage = (later != prediction).reshape(len(images), -1).float().mean(1)
+    config = {"attack": how, "queries": queries, "eps": eps, "reveals": row.reveals, "share": share, "seed": seed}
     return MonitorQueries(
-        before, after, damage, limit, images, stored, later, torch.cat([part.queries for part in parts])
+        before, after, damage, limit, images, stored, later, torch.cat([part.queries for part in parts]), config
     )  # fmt: skip
 
 

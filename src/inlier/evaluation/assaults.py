@@ -250,8 +250,7 @@ class Assaults:
                 "trace": traces.nanmean(1).tolist(), "config": dict(engine[0].config),
             }  # fmt: skip
         else:
-            told_row = QUERIES[one.way]
-            numbers["config"] = {"attack": one.way, "queries": one.steps, "eps": eps, "reveals": told_row.reveals}
+            numbers["config"] = next(dict(part.config) for part in parts if isinstance(part, MonitorQueries))
         return made, numbers
 
     @torch.no_grad()
