@@ -64,6 +64,22 @@ def test_collisions_come_nearer_in_every_layer_and_stay_in_their_ball(ran):
     assert all(b < a for a, b in zip(small, large, strict=True))
 
 
+def test_several_starts_come_at_least_as_near_and_are_told_of(ran, data, tmp_path):
+    settings = ran[1]
+    few = {**settings, "l2": [90], "monitors": SETTINGS["monitors"][1:], "layers": ["bottleneck", "logits"]}
+    once, thrice = (
+        from_keywords(Collisions, {**few, "restarts": restarts}, "toy").run(tmp_path / str(restarts), data=data)
+        for restarts in (1, 3)
+    )
+    pairs = list(zip(once["cells"], thrice["cells"], strict=True))
+    assert all(more["unrounded"] <= one["unrounded"] + 1e-9 for one, more in pairs)
+    assert any(more["unrounded"] < one["unrounded"] for one, more in pairs)
+    page = document_html(DOCUMENTS["collisions"](json.loads(json.dumps(without_nan({"kind": "collisions", **thrice})))))
+    assert "random starts in the ball: 3" in page
+    with pytest.raises(ValueError, match="steps and restarts above 0"):
+        from_keywords(Collisions, {**few, "restarts": 0}, "toy")
+
+
 def test_who_looks_at_the_bottleneck_alone_takes_its_collisions_for_their_targets(ran):
     _, _, results = ran
     base = next(b for b in results["baselines"] if b["monitor"] == "alone")

@@ -132,8 +132,8 @@ class Collisions(Guarded):
         layers: which of `LAYERS`.
         l2: eps as the paper has it, for its 224 x 224 x 3 images: for d values it becomes eps sqrt(d / 150528).
         linf: eps in grey levels of 255.
-        steps, optimiser: of `collide`; moves shrink along a cosine here, and plain steps are twice as long at first.
-            The paper has Adamax, which moves all values alike and so comes less near in a ball that is tight.
+        steps, restarts, optimiser: of `collide`; moves shrink along a cosine here, and plain steps are twice as long at
+            first. The paper has Adamax, which moves all values alike and so comes less near in a ball that is tight.
 
     Raises:
         ValueError, LookupError: settings that cannot be.
@@ -145,6 +145,7 @@ class Collisions(Guarded):
     l2: Sequence[float] = (1.0, 5.0)
     linf: Sequence[float] = ()
     steps: int = 200
+    restarts: int = 1
     optimiser: Literal["adamax", "pgd"] = "pgd"
 
     def __post_init__(self) -> None:
@@ -158,8 +159,8 @@ class Collisions(Guarded):
         names = [plan.name for plan in self.plans()]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"Starts need names of their own: give tables [[starts]]; got {names}")
-        if self.steps < 1 or not (*self.l2, *self.linf) or min((*self.l2, *self.linf)) <= 0:
-            raise ValueError("Collisions need steps above 0, and an eps in l2 or linf, each above 0")
+        if min(self.steps, self.restarts) < 1 or not (*self.l2, *self.linf) or min((*self.l2, *self.linf)) <= 0:
+            raise ValueError("Collisions need steps and restarts above 0, and an eps in l2 or linf, each above 0")
 
     def plans(self) -> list[StartPlan]:
         """The starts."""
@@ -364,7 +365,10 @@ class Work(GuardedWork[Collisions]):
         """The collisions, batch by batch, and their MAPE before they are rounded to 8 bit."""
         probe = Probe(guard.monitor.backbone, layer.readers)
         steps = self.told.steps
-        found = collide(ball["eps"], ball["norm"], -(-steps // 2), values=self.values, optimiser=self.told.optimiser)
+        found = collide(
+            ball["eps"], ball["norm"], -(-steps // 2), restarts=self.told.restarts, values=self.values,
+            optimiser=self.told.optimiser,
+        )  # fmt: skip
         attack = replace(found, steps=steps, stepper=Cosine(found.stepper, steps))
         count = len(self.targets)
         for places in torch.split(torch.arange(len(starts)), self.told.batch_size):

@@ -101,7 +101,7 @@ def collisions_page(results: Mapping[str, Any]) -> Document:
             ("eps", "L2 norms are the paper's, for 224 x 224 x 3 values, scaled by sqrt(values / 150528): "
                     + ", ".join(ball_text(results, ball) for ball in results["balls"])),
             ("Attack", f"{OPTIMISERS[results['config']['optimiser']]}, {results['config']['steps']} that shrink, "
-                       "from one random point of the ball; the nearest iterate"),
+                       f"random starts in the ball: {results['config'].get('restarts', 1)}; the nearest iterate"),
             ("Clean images", f"{results['fitted_to']} to fit, {results['held_out'] or 'the same, cross-fitted,'} to "
                              "calibrate"),
             ("False-alarm rate", f"{nominal(results['config']['rate'])}, nominal"),
