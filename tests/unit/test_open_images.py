@@ -50,6 +50,20 @@ def test_a_path_or_a_layout_and_a_path_is_opened(folder, text, kind, count, clas
     assert open_images(text, labelled=False).classes == ()
 
 
+def test_label_maps_beside_images_are_not_read_as_images(folder):
+    for name in ("images/a_1.png", "labels/a_1.png"):
+        (folder / "drawn" / name).parent.mkdir(parents=True)
+        (folder / "drawn" / name).write_bytes((folder / "pictures/a_1.png").read_bytes())
+    for text in ("drawn", "folder:drawn"):
+        with pytest.raises(ValueError, match="label maps are no images: give drawn/images"):
+            open_images(text)
+    assert open_images("drawn/images").names == ("a_1.png",)
+    (folder / "list.txt").write_text("images/a_1.png")
+    assert open_images("drawn", split="list.txt").names == ("images/a_1.png",)
+    (folder / "drawn/labels/a_1.png").unlink()
+    assert open_images("drawn").names == ("images/a_1.png",)
+
+
 OWN = [name for name in DATASETS if DATASETS.entry(name).target.startswith("inlier.")]
 
 

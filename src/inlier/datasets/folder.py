@@ -72,5 +72,15 @@ class ImageFolder(Dataset):
 
 
 def image_folder(path: Path, *, labelled: bool = True, **choice: Unpack[Choice]) -> ImageFolder:
-    """A plain folder of images; it has no labels, whether they are asked for or not."""
-    return ImageFolder(path, **choice)
+    """A plain folder of images; it has no labels, whether they are asked for or not.
+
+    Raises:
+        ValueError: images of its subfolders `images` and `labels` are both taken, or see `ImageFolder`.
+    """
+    source = ImageFolder(path, **choice)
+    if {"images", "labels"} <= {name.partition("/")[0] for name in source.names}:
+        raise ValueError(
+            f"'{path}' has images in 'images' and label maps in 'labels', and label maps are no images: give "
+            f"{(path / 'images').as_posix()}"
+        )
+    return source
