@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from inlier.attacks.recipes import RECIPES
+from inlier.attacks.recipes import ALIASES, RECIPES, recipe_named
 from inlier.backbones.load import BACKBONES, load_backbone
 from inlier.datasets.table import DATASETS
 from inlier.detectors.spec import DetectorSpec
@@ -48,9 +48,17 @@ def test_a_recipe_makes_an_attack_and_names_its_paper(name):
     assert re.search(r"(19|20)\d\d, arXiv:\d{4}\.\d{4,5}$", recipe.paper)
 
 
+def test_a_recipe_is_found_by_its_name_and_by_an_alias():
+    assert [recipe_named(name) for name in RECIPES] == list(RECIPES)
+    assert {alias: recipe_named(alias) for alias in ALIASES} == ALIASES
+    assert not set(ALIASES) & set(RECIPES)
+
+
 @pytest.mark.parametrize(
     ("look_up", "mistyped", "meant"),
     [
+        (recipe_named, "pdg", "pgd"),
+        (recipe_named, "ifgms", "ifgsm"),
         (DetectorSpec.parse, "mahalonobis", "mahalanobis"),
         (DetectorSpec.parse, "dain(blocks=2)", "daain"),
         (lambda name: PERTURBATIONS[name], "vertical_filp", "vertical_flip"),

@@ -345,6 +345,11 @@ def test_listings_name_everything(kind):
     assert [line.split()[0] for line in done(kind).out.splitlines()] == list(table)
 
 
+def test_a_recipe_is_listed_with_its_other_name():
+    rows = {row["name"]: row["summary"] for row in done("recipes", "--json").json}
+    assert (rows["pgd_linf"], rows["fgsm"]) == ("or pgd", "")
+
+
 def test_help_waits_for_no_heavy_import():
     code = (
         "import sys, inlier.cli.main\n"

@@ -167,3 +167,10 @@ def test_a_network_alone_is_attacked_at_several_eps(places, tmp_path):
     assert [row["images"] for row in ran.json] == [24, 24]
     assert ran.json[0]["mean_damage"] < ran.json[1]["mean_damage"]
     assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["fgsm_1", "fgsm_4"]
+
+
+def test_a_network_alone_is_attacked_by_an_alias(places, tmp_path):
+    ran = inlier("attack", "pgd", "--steps", 1, "--eps", "1/255", "--backbone", "street", "--images",
+                 places / "images", "--out", tmp_path, "--json")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert ran.json["recipe"] == "pgd_linf"

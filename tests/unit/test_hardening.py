@@ -257,7 +257,7 @@ def test_the_learning_rate_rises_and_falls():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"recipe": "pgd"}, "No recipe named 'pgd'"),
+        ({"recipe": "pdg"}, "No recipe named 'pdg'. Did you mean 'pgd'"),
         ({"recipe": "dag"}, "aims at a target"),
         ({"recipe": "fgsm", "attack_steps": 3}, "takes no number of steps"),
         ({"consistency": "l2"}, "consistency is None or one of kl, jensen_shannon"),
@@ -270,6 +270,10 @@ def test_the_learning_rate_rises_and_falls():
 def test_settings_that_cannot_be_are_refused(wrong, said):
     with pytest.raises((ValueError, LookupError), match=said):
         Hardening(**wrong)
+
+
+def test_settings_by_an_alias_are_those_of_its_recipe():
+    assert Hardening(recipe="pgd") == Hardening(recipe="pgd_linf")
 
 
 def test_images_that_do_not_suit_the_network_are_refused(backbone, pool, unchecked_shapes):

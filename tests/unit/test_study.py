@@ -96,6 +96,11 @@ def test_a_set_says_every_setting_that_it_was_made_with():
     assert other.entry.of is None
 
 
+def test_an_alias_of_a_recipe_is_that_recipe():
+    (attack,) = plans_of([{"attack": "pgd", "eps": 0.5}])
+    assert (attack.entry.name, attack.entry.settings["recipe"]) == ("pgd_linf", "pgd_linf")
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [

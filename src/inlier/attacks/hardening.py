@@ -31,14 +31,13 @@ from torch import Tensor, nn
 
 from inlier.attacks.engine import Attack, State
 from inlier.attacks.objectives import Context, Objective, cross_entropy
-from inlier.attacks.recipes import RECIPES
+from inlier.attacks.recipes import RECIPES, recipe_named
 from inlier.backbones.base import Backbone, Task
 from inlier.errors import Mismatch
 from inlier.files import read_tensors, write_tensors
 from inlier.images import ImageSource, LabelledSource, as_source, check_images
 from inlier.observation import Observation
 from inlier.probe import Probe
-from inlier.registry import nearest
 from inlier.types import Images, LabelMaps, Logits, Progress, Scores
 
 __all__ = [
@@ -62,8 +61,9 @@ class Hardening:
 
     Args:
         eps: radius of the attacker's ball in units of [0, 1], in the recipe's norm.
-        recipe: a row of `RECIPES` without a target. It starts at a random point of the ball, and the last iterate is
-            trained on. `fgsm` steps by eps; differs from Wong et al., whose step is 1.25 eps.
+        recipe: a row of `RECIPES` without a target, or an alias, which becomes the row's name. It starts at a random
+            point of the ball, and the last iterate is trained on. `fgsm` steps by eps; differs from Wong et al., whose
+            step is 1.25 eps.
         attack_steps: of the recipe; by default its own. An attacked image costs so many passes forward and back.
         clean_share: of each batch that stays as it is; 1 is the control. With a consistency term every image is seen
             both ways, and this is the weight of the clean cross-entropy against the attacked one (1 is TRADES).
@@ -101,8 +101,7 @@ class Hardening:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
-            raise LookupError(f"No recipe named '{self.recipe}'. {nearest(self.recipe, list(RECIPES))}")
+        object.__setattr__(self, "recipe", recipe_named(self.recipe))  # equal settings compare equal
         if RECIPES[self.recipe].needs_target:
             raise ValueError(f"Recipe '{self.recipe}' aims at a target, and hardening has none; take another recipe")
         takes = inspect.signature(RECIPES[self.recipe].factory).parameters

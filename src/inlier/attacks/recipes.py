@@ -5,7 +5,7 @@ A recipe says how to climb; what is climbed is said when it is called, so every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -15,8 +15,10 @@ from inlier.attacks.engine import Attack
 from inlier.attacks.objectives import Objective, fooled, share_changed
 from inlier.attacks.steppers import Adam, AutoStep, Cosine, L2Step, MomentumSign, PeakStep, SignStep, Stepper
 from inlier.attacks.surrogates import correct_cross_entropy, dag, hinge, houdini, jensen_shannon, segpgd, smooth_count
+from inlier.registry import nearest
 
 __all__ = [
+    "ALIASES",
     "RECIPES",
     "Recipe",
     "apgd",
@@ -26,6 +28,7 @@ __all__ = [
     "ifgsm",
     "mifgsm",
     "pgd",
+    "recipe_named",
     "segpgd_attack",
     "staged",
 ]
@@ -184,3 +187,25 @@ RECIPES: Mapping[str, Recipe] = {
     "houdini": Recipe(houdini_attack, False, "Cisse et al. 2017, arXiv:1707.05373", houdini, share_changed),
     "houdini_targeted": Recipe(houdini_attack, True, "Cisse et al. 2017, arXiv:1707.05373", houdini),
 }
+
+ALIASES: Mapping[str, str] = {"pgd": "pgd_linf", "apgd": "apgd_linf", "bim": "ifgsm"}
+"""Other names of recipes."""
+
+
+def recipe_named(name: str, others: Iterable[str] = ()) -> str:
+    """The row of `RECIPES` that a name or an alias stands for.
+
+    Args:
+        name: what was written.
+        others: names that could have been meant besides, of attackers that are no recipes.
+
+    Raises:
+        LookupError: no such recipe; the message names the nearest.
+
+    >>> recipe_named("pgd")
+    'pgd_linf'
+    """
+    row = ALIASES.get(name, name)
+    if row not in RECIPES:
+        raise LookupError(f"No recipe named '{name}'. {nearest(name, [*RECIPES, *ALIASES, *others])}")
+    return row

@@ -203,8 +203,11 @@ def on_network(
     restarts: int, target: str | None, moved: tuple[str | None, str | None], seed: int, batch_size: int, json: bool,
 ) -> None:  # fmt: skip
     """A recipe or a perturbation for all images on the network alone."""
+    from inlier.attacks.recipes import recipe_named
     from inlier.cli.summary import say, say_skipped
 
+    if not recipe.endswith(DELTA):
+        recipe = recipe_named(recipe)
     if eps is None and moved[1] is not None and "_l2" not in recipe and not recipe.endswith(DELTA):
         eps = "1"
     radii: list[float | None] = [None] if eps is None else list(epsilons_from(eps, 1e6 if "_l2" in recipe else 1.0))
@@ -289,10 +292,7 @@ def by_recipe(
     from inlier.attacks.targets import target_maps, target_named
     from inlier.evaluation.assaults import recipe_attack
     from inlier.probe import Probe
-    from inlier.registry import nearest
 
-    if recipe not in RECIPES:
-        raise LookupError(f"No recipe named '{recipe}'. {nearest(recipe, list(RECIPES))}")
     row = RECIPES[recipe]
     usual = {"eps": inspect.signature(row.factory).parameters["eps"].default}
     made = recipe_attack(recipe, **(usual | settings))

@@ -33,7 +33,11 @@ def harden(
     ],
     eps: Annotated[str, typer.Option(help="Largest change (Linf) to withstand, pixels in [0, 1].")] = "2.5/255",
     recipe: Annotated[
-        str, typer.Option(help="Of the attacker, from a random start: fgsm, or pgd_linf with --attack-steps.")
+        str,
+        typer.Option(
+            help="Of the attacker, from a random start: any that `inlier recipes` lists and that needs no target, such "
+            "as pgd_linf with --attack-steps."
+        ),
     ] = "fgsm",
     attack_steps: Annotated[int | None, typer.Option(min=1, help="Of the recipe; by default its own.")] = None,
     clean_share: Annotated[float, typer.Option(help="Of each batch that nobody attacks.")] = 0.5,

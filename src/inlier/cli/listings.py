@@ -43,12 +43,13 @@ def perturbations(json: JsonOption = False) -> None:
 
 
 def recipes(json: JsonOption = False) -> None:
-    """List the attacks with their papers."""
-    from inlier.attacks.recipes import RECIPES
+    """List the attacks, their other names and their papers."""
+    from inlier.attacks.recipes import ALIASES, RECIPES
     from inlier.registry import Line
 
-    needs = {name: "needs a target" if row.needs_target else "" for name, row in RECIPES.items()}
-    show((Line(name, needs[name], "inlier", row.paper) for name, row in RECIPES.items()), json)
+    others = {row: f"or {alias}" for alias, row in ALIASES.items()}
+    told = {name: "needs a target" if row.needs_target else others.get(name, "") for name, row in RECIPES.items()}
+    show((Line(name, told[name], "inlier", row.paper) for name, row in RECIPES.items()), json)
 
 
 def show(lines: Iterable[Line], as_json: bool) -> None:

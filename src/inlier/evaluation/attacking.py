@@ -18,10 +18,9 @@ import torch
 from inlier.attacks.asking import QUERIES
 from inlier.attacks.constraints import LowResolution, MaskedPatch, Parametrisation
 from inlier.attacks.joint import DEAD, WAYS, limit_of
-from inlier.attacks.recipes import RECIPES
+from inlier.attacks.recipes import RECIPES, recipe_named
 from inlier.attacks.targets import TargetKind
 from inlier.evaluation.assaults import (
-    ALIASES,
     SHARES,
     SURFACE,
     Assault,
@@ -80,14 +79,12 @@ def attackers_of(
     """
     made: list[Assault] = []
     for given in recipes:
-        name = ALIASES.get(given, given)
+        name = given if given in QUERIES else recipe_named(given, QUERIES)
         if name in QUERIES:
             if target is not None or restarts > 1:
                 raise ValueError(f"'{name}' only asks: it has neither target nor restarts")
             made.append(Assault(name, name, "", steps or BUDGET, tier="T2"))
             continue
-        if name not in RECIPES:
-            raise LookupError(f"No recipe named '{given}'. {nearest(given, [*RECIPES, *QUERIES, *ALIASES])}")
         if RECIPES[name].needs_target and target is None:
             raise ValueError(f"Recipe '{name}' needs a target, a class of the network: give --target")
         attack = recipe_attack(name, 0.1, steps, restarts if restarts > 1 else None)

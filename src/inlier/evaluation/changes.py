@@ -23,7 +23,7 @@ from torch import Tensor
 from inlier.attacks.constraints import LowResolution, MaskedPatch
 from inlier.attacks.engine import Attack, AttackResult
 from inlier.attacks.joint import WAYS, attack_monitor
-from inlier.attacks.recipes import RECIPES, Recipe
+from inlier.attacks.recipes import RECIPES, Recipe, recipe_named
 from inlier.attacks.targets import TargetKind, target_maps, target_named
 from inlier.attacks.universal import UniversalDelta, gd_uap
 from inlier.backbones.base import Backbone
@@ -323,9 +323,7 @@ def perturbations(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
 
 
 def attacks(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
-    recipe, target = table["attack"], table.get("target")
-    if recipe not in RECIPES:
-        raise LookupError(f"No recipe named '{recipe}'. {nearest(str(recipe), list(RECIPES))}")
+    recipe, target = recipe_named(str(table["attack"])), table.get("target")
     if RECIPES[recipe].needs_target and target is None:
         raise ValueError(f"The attack '{recipe}' needs target = a class of the network")
     surface = {name: tuple(table[name]) for name in ("low_resolution", "patch") if name in table}
