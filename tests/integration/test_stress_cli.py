@@ -169,6 +169,17 @@ def test_a_network_alone_is_attacked_at_several_eps(places, tmp_path):
     assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["fgsm_1", "fgsm_4"]
 
 
+def test_folders_of_l2_attacks_tell_eps_in_l2(places, tmp_path):
+    attack = ["attack", "pgd_l2", "--steps", 1, "--eps", "0.5,1", "--backbone", "street", "--images", places / "images"]
+    ran = inlier(*attack, "--out", tmp_path / "network")
+    assert ran.code == 0, ran.err
+    on_monitor = ["attack", places / "m.inlier", "--recipe", "pgd_l2", *attack[2:]]
+    ran = inlier(*on_monitor, "--count", 1, "--out", tmp_path / "monitor")
+    assert ran.code == 0, ran.err
+    for folder in (tmp_path / "network", tmp_path / "monitor" / "images"):
+        assert [path.name for path in sorted(folder.iterdir())] == ["pgd_l2_0.5", "pgd_l2_1"]
+
+
 def test_a_network_alone_is_attacked_by_an_alias(places, tmp_path):
     ran = inlier("attack", "pgd", "--steps", 1, "--eps", "1/255", "--backbone", "street", "--images",
                  places / "images", "--out", tmp_path, "--json")  # fmt: skip

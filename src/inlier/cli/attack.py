@@ -183,8 +183,17 @@ def on_monitor(
 
 def pictures_folder(out: Path, attack: str, eps: float, norm: str) -> Path:
     """Where the attacked images of an attacker at an eps are."""
-    told = f"{255 * eps:g}" if norm == "linf" else f"l2_{eps:g}"
-    return out / "images" / f"{attack.replace(', ', '_').replace(' ', '_')}_{told}"
+    return out / "images" / folder_name(attack, eps, norm)
+
+
+def folder_name(attack: str, eps: float, norm: str) -> str:
+    """What the folder of an attacker at an eps is called, eps in 1/255 unless the norm is L2.
+
+    >>> folder_name("fgsm", 4 / 255, "linf"), folder_name("pgd_l2", 0.5, "l2"), folder_name("dual", 0.5, "l2")
+    ('fgsm_4', 'pgd_l2_0.5', 'dual_l2_0.5')
+    """
+    name = attack.replace(", ", "_").replace(" ", "_")
+    return f"{name}_{255 * eps:g}" if norm == "linf" else f"{name.removesuffix('_l2')}_l2_{eps:g}"
 
 
 def shown(arguments: list[str]) -> list[str]:
@@ -205,12 +214,14 @@ def on_network(
     """A recipe or a perturbation for all images on the network alone."""
     from inlier.attacks.recipes import recipe_named
     from inlier.cli.summary import say, say_skipped
+    from inlier.evaluation.assaults import norm_of
 
     if not recipe.endswith(DELTA):
         recipe = recipe_named(recipe)
-    if eps is None and moved[1] is not None and "_l2" not in recipe and not recipe.endswith(DELTA):
+    norm = norm_of(recipe) or "linf"
+    if eps is None and moved[1] is not None and norm == "linf" and not recipe.endswith(DELTA):
         eps = "1"
-    radii: list[float | None] = [None] if eps is None else list(epsilons_from(eps, 1e6 if "_l2" in recipe else 1.0))
+    radii: list[float | None] = [None] if eps is None else list(epsilons_from(eps, 1e6 if norm == "l2" else 1.0))
     told = []
     for radius in radii:
         given = (("eps", radius), ("steps", steps), ("restarts", restarts if restarts > 1 else None))
@@ -224,7 +235,7 @@ def on_network(
         else:
             network, attacked = by_recipe(recipe, settings, target, moved, seed, backbone)
         folder = images.open()
-        where = out if len(radii) == 1 else out / f"{recipe}_{255 * (radius or 0.0):g}"
+        where = out if len(radii) == 1 else out / folder_name(recipe, radius or 0.0, norm)
         told.append(copies(recipe, network, attacked, folder, where, batch_size))
         say_skipped(folder)
     if json:
