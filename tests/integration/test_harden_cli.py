@@ -11,6 +11,7 @@ from PIL import Image
 
 from inlier.backbones.load import load_backbone
 from inlier.backbones.street import street_espnet
+from inlier.cli.harden import gain_or_loss
 from inlier.datasets.scenes.scene import draw
 from inlier.datasets.scenes.worlds import WORLDS
 from inlier.files import read_tensors
@@ -67,10 +68,36 @@ def test_it_writes_weights_that_load_tells_cost_and_gain_and_goes_on(images, tmp
     assert "lr = 0.0005, and this one has 0.1" in refused.err
 
 
+@pytest.mark.slow
+def test_the_command_for_a_new_monitor_has_what_the_old_one_had(images, tmp_path):
+    kind = ["--detector", "max_logit", "--detector", "profile(look='jpeg')", "--escalate", "0.3",
+            "--false-alarm-rate", "0.2", "--rule", "robust"]  # fmt: skip
+    old = tmp_path / "old.inlier"
+    fitted = inlier("fit", "--backbone", "street", "--images", images, *kind, "--out", old)
+    assert fitted.code == 0, fitted.err
+    ran = inlier(*line(images, tmp_path / "out", "--json", "--monitor", old))
+    assert ran.code == 0, ran.err
+    refit = shlex.split(ran.json["refit"])
+    assert refit[-2 - len(kind) : -2] == kind
+    fitted = inlier("--threads", 1, *refit[1:], "--json")
+    assert fitted.code == 0, fitted.err
+    assert (fitted.json["detectors"], fitted.json["rule"]) == (["max_logit", "profile(look='jpeg')"], "robust")
+    assert fitted.json["false_alarm_rate"] == 0.2
+
+
+def test_a_gain_below_zero_is_told_as_a_loss():
+    gains = [{"eps": 1 / 255, "damage": 0.021}, {"eps": 2 / 255, "damage": -0.0123}, {"eps": 4 / 255, "damage": -1e-5}]
+    assert gain_or_loss(gains, "pixels changed") == [
+        "Gain: 2.1 points fewer pixels changed at eps 1/255, 0.0 points fewer pixels changed at eps 4/255",
+        "Loss: 1.2 points more pixels changed at eps 2/255",
+    ]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (["--recipe", "fgms"], "Did you mean 'fgsm'"),
+        (["--monitor", "nothing.inlier"], "No file 'nothing.inlier'"),
         (["--eps", "1/255,2/255"], "--eps is one number"),
         (["--way", 0], "--way is above 0 and up to 1"),
         (["--consistency", "l1"], "consistency is None or one of kl, jensen_shannon"),

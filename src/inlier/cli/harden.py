@@ -17,6 +17,7 @@ from inlier.cli.arguments import BackboneArguments, ImageArguments, epsilons_fro
 
 if TYPE_CHECKING:
     from inlier.backbones.base import Backbone
+    from inlier.monitor import Monitor
     from inlier.types import Images
 
 __all__ = ["harden"]
@@ -73,6 +74,14 @@ def harden(
     check_labels: Annotated[Path | None, typer.Option(help="Label maps of those images.")] = None,
     check_eps: Annotated[str, typer.Option(help="Attackers to measure with.")] = "1/255,2.5/255,4/255",
     check_count: Annotated[int, typer.Option(min=1, help="So many of them are attacked, spread evenly.")] = 8,
+    monitor: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A monitor of the original: the command that fits one anew then has its detectors and its "
+            "false-alarm rate.",
+        ),
+    ] = None,
     batch_size: options.BatchSizeOption = 4,
     seed: Annotated[int, typer.Option(help="Fixes all that is drawn.")] = 0,
     json: options.JsonOption = False,
@@ -94,6 +103,7 @@ def harden(
     from inlier.datasets.load import open_images
     from inlier.evaluation.hardening import cost, quality, spread, translated
     from inlier.files import write_bytes, write_tensors
+    from inlier.monitor import Monitor
 
     (radius, *more), radii = epsilons_from(eps), epsilons_from(check_eps)
     if more:
@@ -110,6 +120,7 @@ def harden(
         crop=height_and_width("--crop", crop), flip=flip, balanced=balanced, seed=seed,
     )  # fmt: skip
     original = backbone.load()
+    kind = [] if monitor is None else kind_of(Monitor.load(monitor, original))
     classes = original.task.classes
     folder = images.open(labels=None if labels is None else LabelFolder(labels, classes), labelled=True)
     checked, size = folder, height_and_width("--resize", images.resize)
@@ -147,7 +158,7 @@ def harden(
         ],
         "loss": {name: [part.mean().item() for part in losses.chunk(10)] for name, losses in made.losses.items()},
         "weights": "hardened.safetensors", "control": "control.safetensors",
-        "refit": shlex.join(["inlier", "fit", *options_of(arguments), *options_of(images),
+        "refit": shlex.join(["inlier", "fit", *options_of(arguments), *options_of(images), *kind,
                              "--out", (out / "monitor.inlier").as_posix()]),
     }  # fmt: skip
     write_bytes(out / "harden.json", json_.dumps(told, indent=1).encode())
@@ -202,6 +213,31 @@ def options_of(arguments: BackboneArguments | ImageArguments) -> list[str]:
     return given
 
 
+def kind_of(monitor: Monitor) -> list[str]:
+    """The options of `inlier fit` for a monitor of the same kind."""
+    given = [word for spec in monitor.specs for word in ("--detector", str(spec))]
+    if monitor.escalate is not None:
+        given += ["--escalate", str(monitor.escalate)]
+    if monitor.fusion != "max":
+        given += ["--fusion", monitor.fusion]
+    given += ["--false-alarm-rate", str(monitor.false_alarm_rate)]
+    if monitor.calibration.rule != "order_statistic":
+        given += ["--rule", monitor.calibration.rule]
+    if monitor.calibration.rule == "high_probability":
+        given += ["--confidence", str(monitor.calibration.confidence)]
+    return given
+
+
+def gain_or_loss(gains: Sequence[Mapping[str, float]], what: str) -> list[str]:
+    """A line for the eps at which fewer predictions change than before, and one for those at which more do."""
+    found: dict[str, list[str]] = {"Gain": [], "Loss": []}
+    for row in gains:
+        points = round(100 * row["damage"], 1)
+        word, than = ("Gain", "fewer") if points >= 0 else ("Loss", "more")
+        found[word].append(f"{abs(points):.1f} points {than} {what} at eps {255 * row['eps']:g}/255")
+    return [f"{word}: {', '.join(told)}" for word, told in found.items() if told]
+
+
 def text_of(told: Mapping[str, Any], dense: bool) -> str:
     """Tables for people."""
     values, on = told["values"], told["checked_on"]
@@ -230,8 +266,7 @@ def text_of(told: Mapping[str, Any], dense: bool) -> str:
         *lines, "",
         f"Cost: {100 * told['cost']:+.1f} points of {MEASURES[told['measure']]} ({low} to {high}) against {best}, the "
         "better of the two",
-        "Gain: " + ", ".join(f"{100 * row['damage']:.1f} points fewer {what} at eps {255 * row['eps']:g}/255"
-                             for row in told["gain"]),
+        *gain_or_loss(told["gain"], what),
         "The monitor must be fitted anew, since the network is another one:",
         f"  {told['refit']}",
     ])  # fmt: skip
