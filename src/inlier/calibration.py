@@ -24,7 +24,7 @@ from inlier.types import Scores
 
 __all__ = [
     "Calibration", "RealisedRate", "Rule", "autocorrelation_length", "blocked_folds", "group_folds", "images_needed",
-    "members",
+    "least_rate", "members",
 ]  # fmt: skip
 
 Rule: TypeAlias = Literal["order_statistic", "high_probability", "robust"]
@@ -325,6 +325,23 @@ def images_needed(false_alarm_rate: float, rule: Rule = "order_statistic", confi
         needed = math.log1p(-confidence) / math.log1p(-false_alarm_rate)
     start = max(1, math.floor(needed) - 1)  # rounding may be off by one; the rule itself decides
     return next(n for n in itertools.count(start) if exceedances(n, false_alarm_rate, rule, confidence) >= 0)
+
+
+def least_rate(count: int, rule: Rule = "order_statistic", confidence: float = 0.95) -> float | None:
+    """The smallest false-alarm rate of two digits that a rule can keep with so many calibration images.
+
+    None where it keeps none, and for `"robust"`, which extrapolates to any.
+
+    >>> least_rate(30), least_rate(30, "high_probability")
+    (0.033, 0.096)
+    """
+    check_rule(rule, confidence)
+    if count < 1 or rule == "robust":
+        return None
+    exact = 1 / (count + 1) if rule == "order_statistic" else -math.expm1(math.log1p(-confidence) / count)
+    places = 1 - math.floor(math.log10(exact))
+    rates = (round(step / 10**places, places) for step in range(math.ceil(exact * 10**places), 10**places))
+    return next((rate for rate in rates if images_needed(rate, rule, confidence) <= count), None)
 
 
 def exceedances(count: int, rate: float, rule: Rule, confidence: float) -> int:

@@ -199,7 +199,7 @@ def test_a_broken_image_is_told_of_where_the_others_are_too_few(tmp_path):
         Image.fromarray(draw(WORLDS["summer"], number, (48, 96)).image).save(tmp_path / f"a_{number}.png")
     (tmp_path / "b.png").write_text("no image")
     ran = inlier("fit", "--backbone", "street", "--images", tmp_path, "--detector", "profile",
-                 "--out", tmp_path / "m.inlier")  # fmt: skip
+                 "--false-alarm-rate", 0.25, "--out", tmp_path / "m.inlier")  # fmt: skip
     assert ran.code == 2
     assert "at least 3 rows" in ran.err
     assert "skipped b.png: not an image" in ran.err

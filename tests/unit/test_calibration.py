@@ -14,6 +14,7 @@ from inlier.calibration import (
     count_below,
     group_folds,
     images_needed,
+    least_rate,
     log_upper_tail,
 )
 from inlier.errors import NotFitted
@@ -56,6 +57,16 @@ def test_images_needed_is_the_first_number_that_is_accepted(rule, rate):
     if needed > 1:
         with pytest.raises(ValueError, match=f"needs at least {needed}"):
             Calibration(rule, 0.75).fit(torch.arange(needed - 1.0)).threshold(rate)
+
+
+@pytest.mark.parametrize("rule", ["order_statistic", "high_probability"])
+def test_the_least_rate_of_so_many_images_is_kept_by_them_and_hardly_a_smaller_one(rule):
+    for count in (1, 2, 9, 12, 24, 60, 98, 99, 100, 500):
+        rate = least_rate(count, rule)
+        assert images_needed(rate, rule) <= count
+        assert images_needed(rate / 1.11, rule) > count
+    assert least_rate(0, rule) is None
+    assert least_rate(12, "robust") is None
 
 
 def test_images_needed_for_high_probability_solves_its_inequality():

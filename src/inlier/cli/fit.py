@@ -13,6 +13,7 @@ from inlier.cli import options
 from inlier.cli.arguments import BackboneArguments, ImageArguments, network, unpacked
 
 if TYPE_CHECKING:
+    from inlier.calibration import Rule
     from inlier.images import ImageSource
     from inlier.observation import Readings
 
@@ -96,6 +97,8 @@ def fit(
         key=SamplingKey.load(file) if readings is not None and file.is_file() else None,
         seed=seed,
     )
+    kept_together = options.blocks_from(blocks)
+    refuse_too_few(len(shown), false_alarm_rate, options.rule_from(rule), confidence)
     with progress_bars() as progress:
         with telling_of_skipped(clean):
             monitor.fit(shown, anomalies=known, batch_size=batch_size, progress=progress)
@@ -103,9 +106,24 @@ def fit(
             false_alarm_rate=false_alarm_rate,
             rule=options.rule_from(rule),
             confidence=confidence,
-            blocks=options.blocks_from(blocks),
+            blocks=kept_together,
             folds=folds,
             progress=progress,
         )
     monitor.save(out)
     tell(monitor, json, {"monitor": str(out), "seconds": round(time.perf_counter() - start, 1)})
+
+
+def refuse_too_few(count: int, false_alarm_rate: float, rule: Rule, confidence: float) -> None:
+    """Before anything is read: that so many images cannot keep the rate, even if every one of them can be read."""
+    from inlier.calibration import images_needed, least_rate
+
+    needed = images_needed(false_alarm_rate, rule, confidence)
+    if count >= needed:
+        return
+    least = least_rate(count, rule, confidence)
+    raise ValueError(
+        f"Calibration would have {count} image{'' if count == 1 else 's'}; a false-alarm rate of {false_alarm_rate:g} "
+        f"needs at least {needed}: give more images"
+        + ("" if least is None else f", or --false-alarm-rate {least:g} or more")
+    )
