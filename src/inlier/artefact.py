@@ -134,6 +134,8 @@ def load(path: Path) -> tuple[Manifest, dict[str, Tensor], SamplingKey | None]:
 
 
 def _read(path: Path) -> tuple[Manifest, dict[str, Tensor], SamplingKey | None]:
+    if not path.is_file():
+        raise FileNotFoundError(f"No file '{path}'. Expected a monitor, which `inlier fit` writes.")
     tensors, metadata = read_tensors(path)
     text = metadata.get("manifest")
     if text is None:

@@ -279,7 +279,10 @@ def test_held_out_images_of_one_group_are_warned_of_in_a_line(folder, monitor, t
         ("fit --backbone espnet --images IMAGES", "write espnet:FILE.safetensors"),
         ("fit --backbone espnet:none.safetensors --images IMAGES", "No file 'none.safetensors'"),
         ("score MONITOR --backbone espnet:MONITOR --images IMAGES", "holds no ESPNet"),
-        ("score none.inlier --backbone street --images IMAGES", "No file 'none.inlier'"),
+        (
+            "score none.inlier --backbone street --images IMAGES",
+            "No file 'none.inlier'. Expected a monitor, which `inlier fit` writes",
+        ),
         ("score MONITOR --backbone street --images IMAGES --format xml", "--format is jsonl or csv, not 'xml'"),
         ("perturb fogg --images IMAGES --out OUT", "No perturbation named 'fogg'. Did you mean 'fog'?"),
         ("attack ifgms --backbone street --images IMAGES --out OUT", "No recipe named 'ifgms'. Did you mean 'ifgsm'?"),

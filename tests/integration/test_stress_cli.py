@@ -121,7 +121,7 @@ def test_an_attack_on_a_monitor_writes_images_a_table_and_a_report_and_goes_on(p
         ("M --way dual --low-resolution 96x96", "at most the images' 48x96"),
         ("M --recipe square --patch 8x8", "'square' only asks"),
         ("fgsm --patch 8", "--patch is height x width"),
-        ("fgsm --patch 80x8", "is not within an image of 48 x 96"),
+        ("fgsm --patch 80x8", "is larger than the image, which is 48 x 96"),
         ("fgsm --steps 3", "has no steps"),
         ("fgsm --way dual", "--way is for attacks on a monitor"),
         ("fgsm --eps 0", "--eps has numbers"),

@@ -105,7 +105,7 @@ def test_an_alias_of_a_recipe_is_that_recipe():
     ("setting", "told"),
     [
         ({"target": "roda"}, "Did you mean 'road'"), ({"target": "other_scene"}, "no other scene"),
-        ({"patch": [8, 9]}, "is not within an image of 8 x 8"),
+        ({"patch": [8, 9]}, "is larger than the image, which is 8 x 8"),
     ],
 )  # fmt: skip
 def test_a_target_or_a_patch_that_cannot_be_is_refused(setting, told):

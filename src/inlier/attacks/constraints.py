@@ -207,11 +207,16 @@ class MaskedPatch(Parametrisation):
             at: row and column of its first pixel; by default it is in the middle.
 
         Raises:
-            ValueError: it is not within the image.
+            ValueError: it is larger than the image, or not within it.
 
         >>> MaskedPatch.rectangle((1, 2), (3, 4)).mask.long().tolist()
         [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
         """
+        if size[0] > image_size[0] or size[1] > image_size[1]:
+            raise ValueError(
+                f"A patch of {size[0]} x {size[1]} pixels is larger than the image, which is {image_size[0]} x "
+                f"{image_size[1]}: give a smaller one"
+            )
         top, left = at or tuple((whole - part) // 2 for part, whole in zip(size, image_size, strict=True))
         bottom, right = top + size[0], left + size[1]
         if min(size) < 1 or min(top, left) < 0 or bottom > image_size[0] or right > image_size[1]:
