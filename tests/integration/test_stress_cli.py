@@ -124,6 +124,8 @@ def test_an_attack_on_a_monitor_writes_images_a_table_and_a_report_and_goes_on(p
         ("fgsm --patch 80x8", "is larger than the image, which is 48 x 96"),
         ("fgsm --steps 3", "has no steps"),
         ("fgsm --way dual", "--way is for attacks on a monitor"),
+        ("fgsm --queries 100", "--queries is for attacks on a monitor"),
+        ("M --recipe rays --queries 20", "'rays' needs at least 23 questions"),
         ("fgsm --eps 0", "--eps has numbers"),
     ],
 )

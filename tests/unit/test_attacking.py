@@ -157,6 +157,10 @@ def test_another_surface_is_another_attack_and_is_told(tmp_path):
         ({"recipes": ["fgsm"], "steps": 3}, ValueError, "no steps"),
         ({"recipes": ["fgsm"], "restarts": 3}, ValueError, "no restarts"),
         ({"recipes": ["square"], "restarts": 3}, ValueError, "only asks"),
+        ({"recipes": ["rays"], "steps": 20}, ValueError, "'rays' needs at least 23 questions to do anything, not 20"),
+        ({"recipes": ["spsa"], "steps": 500, "queries": 3}, ValueError, "at least 4 questions"),
+        ({"recipes": ["square"], "queries": 1}, ValueError, "at least 2 questions"),
+        ({"recipes": ["pgd"], "queries": 100}, ValueError, "square, spsa, rays; none of them is here"),
         ({"recipes": ["dag"]}, ValueError, "--target"),
         ({"ways": ["dual"], "target": 1}, ValueError, "for recipes"),
     ],
@@ -164,6 +168,15 @@ def test_another_surface_is_another_attack_and_is_told(tmp_path):
 def test_attackers_that_cannot_be_are_refused(given, error, told):
     with pytest.raises(error, match=told):
         attackers_of(given.pop("recipes", []), given.pop("ways", []), **given)
+
+
+def test_questions_are_counted_apart_from_steps_where_both_are_said():
+    def steps(**given):
+        return [one.steps for one in attackers_of(["pgd", "rays"], ["dual"], **given)[0]]
+
+    assert steps(steps=30) == [30, 30, 30]
+    assert steps(steps=30, queries=200) == [30, 200, 30]
+    assert steps(queries=200) == [40, 200, 50]
 
 
 def test_every_recipe_can_be_made_at_an_eps_and_keeps_its_proportions():

@@ -26,6 +26,9 @@ __all__ = ["QUERIES", "Asking", "MonitorQueries", "ask_monitor"]
 SAMPLES = 64
 """Queries that one gradient of SPSA takes; the source has 256, of a budget that few can pay."""
 
+RAYS_LEAST = 23
+"""The first look, and twice a vertex and ten halvings of the distance to it: only the second can bring it nearer."""
+
 
 @dataclass(frozen=True)
 class Asking:
@@ -35,11 +38,13 @@ class Asking:
         run: of an oracle, images, eps, a budget of queries, a seed and what is told of progress.
         reveals: the monitor's `score`, or its `flag` alone.
         paper: source.
+        least: the fewest questions with which it does what it is for.
     """
 
     run: Callable[..., QueryResult]
     reveals: Literal["score", "flag"]
     paper: str
+    least: int
 
 
 def by_spsa(
@@ -64,9 +69,9 @@ def by_rays(
 
 
 QUERIES: Mapping[str, Asking] = {
-    "square": Asking(square, "score", "Andriushchenko et al. 2020, arXiv:1912.00049"),
-    "spsa": Asking(by_spsa, "score", "Uesato et al. 2018, arXiv:1802.05666"),
-    "rays": Asking(by_rays, "flag", "Chen and Gu 2020, arXiv:2006.12792"),
+    "square": Asking(square, "score", "Andriushchenko et al. 2020, arXiv:1912.00049", 2),
+    "spsa": Asking(by_spsa, "score", "Uesato et al. 2018, arXiv:1802.05666", 4),  # one step along one pair of signs
+    "rays": Asking(by_rays, "flag", "Chen and Gu 2020, arXiv:2006.12792", RAYS_LEAST),
 }
 
 

@@ -69,7 +69,11 @@ def attack(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Or questions; by default the recipe's, 50 of a way, 500 questions.")
+        int | None,
+        typer.Option(min=1, help="By default the recipe's, and 50 of a way; also questions, without --queries."),
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Questions about an image of square, spsa and rays; by default 500.")
     ] = None,
     restarts: Annotated[int, typer.Option(min=1, help="Random starts, of which the best counts.")] = 1,
     target: Annotated[
@@ -105,11 +109,13 @@ def attack(
     """
     if what.endswith(MONITOR) or (Path(what).is_file() and not what.endswith(DELTA)):
         on_monitor(
-            Path(what), backbone, images, out, recipe or [], way or [], eps, steps, restarts, target,
-            (low_resolution, patch), rate, count, seed, batch_size, json,
+            Path(what), backbone, images, out, recipe or [], way or [], eps, steps, queries, restarts,
+            target, (low_resolution, patch), rate, count, seed, batch_size, json,
         )  # fmt: skip
         return
-    for option, value in (("--recipe", recipe), ("--way", way), ("--false-alarm-rate", rate), ("--count", count)):
+    for option, value in (
+        ("--recipe", recipe), ("--way", way), ("--queries", queries), ("--false-alarm-rate", rate), ("--count", count),
+    ):  # fmt: skip
         if value:
             raise ValueError(f"{option} is for attacks on a monitor; name a file ending in {MONITOR}, not '{what}'")
     on_network(
@@ -119,8 +125,8 @@ def attack(
 
 def on_monitor(
     file: Path, backbone: BackboneArguments, images: ImageArguments, out: Path, recipes: list[str], ways: list[str],
-    eps: str | None, steps: int | None, restarts: int, target: str | None, moved: tuple[str | None, str | None],
-    rate: float | None, count: int | None, seed: int, batch_size: int, json: bool,
+    eps: str | None, steps: int | None, queries: int | None, restarts: int, target: str | None,
+    moved: tuple[str | None, str | None], rate: float | None, count: int | None, seed: int, batch_size: int, json: bool,
 ) -> None:  # fmt: skip
     """Attackers on a monitor: files, a report and the table."""
     import csv
@@ -145,7 +151,7 @@ def on_monitor(
 
     network = backbone.load()
     wanted = None if target is None else target_named(target, network.task)
-    attackers, norm = attackers_of(recipes, ways, steps=steps, restarts=restarts, target=wanted)
+    attackers, norm = attackers_of(recipes, ways, steps=steps, queries=queries, restarts=restarts, target=wanted)
     if norm == "l2" and eps is None:
         raise ValueError("These recipes have eps in L2, over all values of an image: give --eps, such as 0.5,1,2")
     radii = epsilons_from(eps or ("1" if moved[1] else "1/255,2/255,4/255"), 1.0 if norm == "linf" else 1e6)

@@ -60,8 +60,8 @@ COLUMNS = (
 
 
 def attackers_of(
-    recipes: Sequence[str], ways: Sequence[str], *, steps: int | None = None, restarts: int = 1,
-    target: int | TargetKind | None = None,
+    recipes: Sequence[str], ways: Sequence[str], *, steps: int | None = None, queries: int | None = None,
+    restarts: int = 1, target: int | TargetKind | None = None,
 ) -> tuple[list[Assault], Norm]:  # fmt: skip
     """Attackers by name, and the norm that their eps is in.
 
@@ -69,13 +69,14 @@ def attackers_of(
         recipes: rows of `RECIPES` or of `QUERIES`, or aliases of such.
         ways: rows of `WAYS`.
         steps: of each, or the budget of questions; by default its own.
+        queries: the budget of those who only ask, where it is not the number of steps.
         restarts: random starts of each.
         target: the class that recipes want everywhere, or the kind of map that they want of each image.
 
     Raises:
         LookupError: no such row.
-        ValueError: no attackers; several norms; a target, steps or restarts that an attacker has no use for; a recipe
-            that needs a target.
+        ValueError: no attackers; several norms; a target, steps, queries or restarts that an attacker has no use for;
+            a recipe that needs a target; too few questions for who asks them.
     """
     made: list[Assault] = []
     for given in recipes:
@@ -83,7 +84,13 @@ def attackers_of(
         if name in QUERIES:
             if target is not None or restarts > 1:
                 raise ValueError(f"'{name}' only asks: it has neither target nor restarts")
-            made.append(Assault(name, name, "", steps or BUDGET, tier="T2"))
+            budget = queries or steps or BUDGET
+            if budget < QUERIES[name].least:
+                raise ValueError(
+                    f"'{name}' needs at least {QUERIES[name].least} questions to do anything, not {budget}: give more "
+                    "with --queries"
+                )
+            made.append(Assault(name, name, "", budget, tier="T2"))
             continue
         if RECIPES[name].needs_target and target is None:
             raise ValueError(f"Recipe '{name}' needs a target, a class of the network: give --target")
@@ -98,6 +105,8 @@ def attackers_of(
             raise ValueError(f"A target is for recipes; way '{way}' wants any other class")
         tier = "T3" if WAYS[way].knows else "T0"
         made.append(Assault(way, way, "hinge", steps or STEPS, restarts=restarts, tier=tier))  # type: ignore[arg-type]
+    if queries is not None and not any(one.tier == "T2" for one in made):
+        raise ValueError(f"Questions are for attackers who only ask: {', '.join(QUERIES)}; none of them is here")
     if not made:
         raise ValueError("No attacker was named: give a recipe, such as pgd, or a way, such as dual")
     if len({one.name for one in made}) < len(made):
