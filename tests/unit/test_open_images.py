@@ -69,7 +69,8 @@ OWN = [name for name in DATASETS if DATASETS.entry(name).target.startswith("inli
 
 @pytest.mark.parametrize("layout", OWN)
 def test_every_layout_takes_every_choice(folder, layout):
-    path = {"npz": "arrays.npz", "sheet": "sheet.png", "class_folders": "."}.get(layout, "pictures")
+    paths = {"npz": "arrays.npz", "sheet": "sheet.png", "class_folders": ".", "textures": "2"}
+    path = paths.get(layout, "pictures")
     if layout == "cityscapes":
         for number in (1, 2):
             (folder / "pictures" / f"{'ab'[number - 1]}_1.png").rename(
