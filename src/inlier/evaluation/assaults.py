@@ -38,7 +38,7 @@ from inlier.probe import Probe
 from inlier.types import Images, LabelMaps, Progress
 
 __all__ = [
-    "ALIASES", "LOSSES", "SHARES", "SURFACE", "Assault", "Assaults", "Cell", "Norm", "Tier", "area", "digest",
+    "LOSSES", "SHARES", "SURFACE", "Assault", "Assaults", "Cell", "Norm", "Tier", "area", "digest",
     "limits_of", "median_smallest", "norm_of", "rate_of", "recipe_attack", "row_of", "smallest",
 ]  # fmt: skip
 
@@ -51,8 +51,6 @@ LOSSES: Mapping[str, Objective] = {
     "hinge": hinge(), "cross_entropy": cross_entropy, "count": smooth_count(), "segpgd": segpgd,
     "masked": correct_cross_entropy,
 }  # fmt: skip
-ALIASES = {"pgd": "pgd_linf", "apgd": "apgd_linf", "bim": "ifgsm"}
-"""Other names of recipes."""
 RATES = (0.001, 0.01, 0.05)
 """False-alarm rates at which everything is counted, as far as the calibration allows."""
 MARGIN = 1.0
