@@ -161,6 +161,9 @@ def test_another_surface_is_another_attack_and_is_told(tmp_path):
         ({"recipes": ["spsa"], "steps": 500, "queries": 3}, ValueError, "at least 4 questions"),
         ({"recipes": ["square"], "queries": 1}, ValueError, "at least 2 questions"),
         ({"recipes": ["pgd"], "queries": 100}, ValueError, "square, spsa, rays; none of them is here"),
+        ({"ways": ["dual"], "weights": [1.0]}, ValueError, "for the way 'weighted'"),
+        ({"ways": ["weighted"], "weights": [1.0, 0.0]}, ValueError, "above 0"),
+        ({"ways": ["weighted"], "weights": [1.0, 1.0]}, ValueError, "twice"),
         ({"recipes": ["dag"]}, ValueError, "--target"),
         ({"ways": ["dual"], "target": 1}, ValueError, "for recipes"),
     ],
@@ -168,6 +171,15 @@ def test_another_surface_is_another_attack_and_is_told(tmp_path):
 def test_attackers_that_cannot_be_are_refused(given, error, told):
     with pytest.raises(error, match=told):
         attackers_of(given.pop("recipes", []), given.pop("ways", []), **given)
+
+
+def test_every_weight_is_an_attacker():
+    made, _ = attackers_of([], ["dual", "weighted"], weights=[0.1, 1, 10])
+    assert [(one.name, one.way, one.weight) for one in made] == [
+        ("dual", "dual", 0.1), ("weighted 0.1", "weighted", 0.1), ("weighted 1", "weighted", 1),
+        ("weighted 10", "weighted", 10),
+    ]  # fmt: skip
+    assert [one.name for one in attackers_of([], ["weighted"])[0]] == ["weighted"]
 
 
 def test_questions_are_counted_apart_from_steps_where_both_are_said():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json as json_
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -75,6 +75,10 @@ def attack(
     queries: Annotated[
         int | None, typer.Option(min=1, help="Questions about an image of square, spsa and rays; by default 500.")
     ] = None,
+    weight: Annotated[
+        str | None,
+        typer.Option(help="Of the monitor in the way weighted; several, such as 0.1,1,10, are several attackers."),
+    ] = None,
     restarts: Annotated[int, typer.Option(min=1, help="Random starts, of which the best counts.")] = 1,
     target: Annotated[
         str | None,
@@ -109,12 +113,13 @@ def attack(
     """
     if what.endswith(MONITOR) or (Path(what).is_file() and not what.endswith(DELTA)):
         on_monitor(
-            Path(what), backbone, images, out, recipe or [], way or [], eps, steps, queries, restarts,
-            target, (low_resolution, patch), rate, count, seed, batch_size, json,
+            Path(what), backbone, images, out, recipe or [], way or [], eps, steps, queries, weights_from(weight),
+            restarts, target, (low_resolution, patch), rate, count, seed, batch_size, json,
         )  # fmt: skip
         return
     for option, value in (
-        ("--recipe", recipe), ("--way", way), ("--queries", queries), ("--false-alarm-rate", rate), ("--count", count),
+        ("--recipe", recipe), ("--way", way), ("--queries", queries), ("--weight", weight),
+        ("--false-alarm-rate", rate), ("--count", count),
     ):  # fmt: skip
         if value:
             raise ValueError(f"{option} is for attacks on a monitor; name a file ending in {MONITOR}, not '{what}'")
@@ -125,8 +130,9 @@ def attack(
 
 def on_monitor(
     file: Path, backbone: BackboneArguments, images: ImageArguments, out: Path, recipes: list[str], ways: list[str],
-    eps: str | None, steps: int | None, queries: int | None, restarts: int, target: str | None,
-    moved: tuple[str | None, str | None], rate: float | None, count: int | None, seed: int, batch_size: int, json: bool,
+    eps: str | None, steps: int | None, queries: int | None, weights: Sequence[float], restarts: int,
+    target: str | None, moved: tuple[str | None, str | None], rate: float | None, count: int | None, seed: int,
+    batch_size: int, json: bool,
 ) -> None:  # fmt: skip
     """Attackers on a monitor: files, a report and the table."""
     import csv
@@ -151,7 +157,9 @@ def on_monitor(
 
     network = backbone.load()
     wanted = None if target is None else target_named(target, network.task)
-    attackers, norm = attackers_of(recipes, ways, steps=steps, queries=queries, restarts=restarts, target=wanted)
+    attackers, norm = attackers_of(
+        recipes, ways, steps=steps, queries=queries, weights=weights, restarts=restarts, target=wanted
+    )
     if norm == "l2" and eps is None:
         raise ValueError("These recipes have eps in L2, over all values of an image: give --eps, such as 0.5,1,2")
     radii = epsilons_from(eps or ("1" if moved[1] else "1/255,2/255,4/255"), 1.0 if norm == "linf" else 1e6)
@@ -185,6 +193,18 @@ def on_monitor(
     write_report(out, results)
     print(json_.dumps(results) if json else document_text(attack_document(results)))
     say(f"The report is {out / 'report.html'}, every image is in {out / 'images.csv'}")
+
+
+def weights_from(text: str | None) -> list[float]:
+    """What `--weight` says.
+
+    Raises:
+        ValueError: it is no list of numbers.
+    """
+    try:
+        return [] if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--weight is a number or several with commas, such as 0.1,1,10, not '{text}'") from error
 
 
 def pictures_folder(out: Path, attack: str, eps: float, norm: str) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ __all__ = ["COLUMNS", "AttackRun", "attackers_of"]
 
 STEPS, BUDGET = 50, 500
 """Steps of a way to attack network and monitor, and questions of an attack that only asks, where nothing is said."""
+WEIGHTED = "weighted"
+"""The way that has a weight."""
 SHOWN = 2
 """Of so many images pictures are kept."""
 STRIPS = 12
@@ -61,7 +63,7 @@ COLUMNS = (
 
 def attackers_of(
     recipes: Sequence[str], ways: Sequence[str], *, steps: int | None = None, queries: int | None = None,
-    restarts: int = 1, target: int | TargetKind | None = None,
+    weights: Sequence[float] = (), restarts: int = 1, target: int | TargetKind | None = None,
 ) -> tuple[list[Assault], Norm]:  # fmt: skip
     """Attackers by name, and the norm that their eps is in.
 
@@ -70,13 +72,16 @@ def attackers_of(
         ways: rows of `WAYS`.
         steps: of each, or the budget of questions; by default its own.
         queries: the budget of those who only ask, where it is not the number of steps.
+        weights: of the monitor's score in the way `weighted`, each an attacker of its own; by default that of
+            `attack_monitor`.
         restarts: random starts of each.
         target: the class that recipes want everywhere, or the kind of map that they want of each image.
 
     Raises:
         LookupError: no such row.
         ValueError: no attackers; several norms; a target, steps, queries or restarts that an attacker has no use for;
-            a recipe that needs a target; too few questions for who asks them.
+            a recipe that needs a target; too few questions for who asks them; weights and nobody to have them, or
+            not above 0.
     """
     made: list[Assault] = []
     for given in recipes:
@@ -104,7 +109,13 @@ def attackers_of(
         if target is not None:
             raise ValueError(f"A target is for recipes; way '{way}' wants any other class")
         tier = "T3" if WAYS[way].knows else "T0"
-        made.append(Assault(way, way, "hinge", steps or STEPS, restarts=restarts, tier=tier))  # type: ignore[arg-type]
+        one = Assault(way, way, "hinge", steps or STEPS, restarts=restarts, tier=tier)  # type: ignore[arg-type]
+        if way == WEIGHTED and weights:
+            made += [replace(one, name=f"{way} {weight:g}", weight=weight) for weight in weights]
+        else:
+            made.append(one)
+    if weights and (WEIGHTED not in ways or min(weights) <= 0):
+        raise ValueError(f"Weights are above 0 and for the way '{WEIGHTED}'; got {list(weights)} for {list(ways)}")
     if queries is not None and not any(one.tier == "T2" for one in made):
         raise ValueError(f"Questions are for attackers who only ask: {', '.join(QUERIES)}; none of them is here")
     if not made:
