@@ -65,7 +65,7 @@ def test_the_page_of_a_stress_test_tells_of_gates_tiers_surface_and_what_was_not
     text = document_html(document)
     for gate in found["gates"]:
         assert gate["name"] in text
-    assert document.verdict.lower().startswith(found["verdict"].partition("; gates failed")[0])
+    assert document.verdict.lower().startswith(found["verdict"])
     told = dict(document.facts)
     assert told["T1"].endswith("not tried here")
     assert told["T2"].endswith("not tried here")
@@ -79,8 +79,4 @@ def test_a_gate_that_failed_is_in_the_verdict(results):
     gates = [gate | {"verdict": "FAIL"} for gate in results["stress"]["gates"][:1]] + results["stress"]["gates"][1:]
     document = DOCUMENTS["stress"](results["stress"] | {"gates": gates})
     assert f"gates failed: {gates[0]['name']}" in document.verdict
-    told = {"verdict": f"broken at eps 8/255; gates failed: {gates[0]['name']}", "gates": gates}
-    document = DOCUMENTS["stress"](results["stress"] | told)
-    assert document.verdict.startswith("Broken at eps 8/255. 1 of ")
-    assert document.verdict.count(gates[0]["name"]) == 1
     assert "FAIL" in document_text(document)

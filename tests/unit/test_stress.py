@@ -227,7 +227,7 @@ def test_a_monitor_that_hides_its_gradient_is_caught_by_the_gates(backbone, imag
     found = gates_of(results)
     assert found["finite differences agree with the gradient"] == "FAIL"
     failed = ", ".join(name for name, verdict in found.items() if verdict == "FAIL")
-    assert results["verdict"].endswith(f"; gates failed: {failed}")
+    assert told(results).endswith(f"Verdict: {results['verdict']}; gates failed: {failed}")
     assert found["dead gradients"] == "PASS"  # since the network's own gradient is alive, this gate alone would not do
     assert found["the suite breaks what is known to break"] == "not run"
 

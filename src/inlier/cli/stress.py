@@ -146,4 +146,6 @@ def told(results: Mapping[str, Any]) -> str:
         f"{gate['verdict']:>8}  {gate['name']}: {gate['observed']} (wanted: {gate['wanted']})"
         for gate in results["gates"]
     ]
-    return "\n".join([*lines, "", f"Verdict: {results['verdict']}"])
+    failed = [gate["name"] for gate in results["gates"] if gate["verdict"] == "FAIL"]
+    doubt = f"; gates failed: {', '.join(failed)}" if failed else ""
+    return "\n".join([*lines, "", f"Verdict: {results['verdict']}{doubt}"])

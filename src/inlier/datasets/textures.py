@@ -24,6 +24,8 @@ __all__ = ["KINDS", "SIZE", "Textures", "textures"]
 SIZE = (360, 480)
 """Height and width, where no size is asked for."""
 MOST = 1_000_000
+TILES = 64
+"""A side of what is drawn for tiles, which repeat after so many."""
 
 
 class Plane(NamedTuple):
@@ -46,10 +48,9 @@ class Plane(NamedTuple):
         """A number drawn evenly."""
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
-    def shade(self, column: Tensor, row: Tensor, sides: int = 64) -> Float[Tensor, "h w"]:
-        """A number in [0, 1] for each tile, the same for all its pixels; tiles repeat after `sides`."""
-        table = torch.rand(sides, sides, generator=self.generator)
-        return table[row.long() % sides, column.long() % sides]
+    def shade(self, column: Tensor, row: Tensor) -> Float[Tensor, "h w"]:
+        """A number in [0, 1] for each tile, the same for all its pixels."""
+        return torch.rand(TILES, TILES, generator=self.generator)[row.long() % TILES, column.long() % TILES]
 
 
 def stripes(plane: Plane) -> Float[Tensor, "h w"]:
@@ -212,14 +213,13 @@ def scattered(plane: Plane, freedom: float) -> tuple[Float[Tensor, "h w"], Float
     Args:
         freedom: the share of a tile, in its middle, that its point may be in.
     """
-    sides = 64
-    table = torch.rand(3, sides, sides, generator=plane.generator)
+    table = torch.rand(3, TILES, TILES, generator=plane.generator)
     row, column = plane.across.floor(), plane.along.floor()
     distances, shades = [], []
     for below in (-1, 0, 1):
         for right in (-1, 0, 1):
             there_row, there_column = row + below, column + right
-            of_tile = table[:, there_row.long() % sides, there_column.long() % sides]
+            of_tile = table[:, there_row.long() % TILES, there_column.long() % TILES]
             in_tile = 0.5 + freedom * (of_tile[:2] - 0.5)
             away = (there_column + in_tile[0] - plane.along).square() + (there_row + in_tile[1] - plane.across).square()
             distances.append(away.sqrt())

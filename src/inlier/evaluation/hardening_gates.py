@@ -30,13 +30,12 @@ def hardening_gates(tried: Mapping[str, Mapping[str, Any]]) -> list[dict[str, An
                 for name, wanted, observed, passed in checks(told, monitor)
             ]  # fmt: skip
     original = tried.get("original")
+    rate = None if original is None else original["monitors"]["default"]["worst"][-1][RATE]["rate"]
     gates.append({
         "network": "original", "monitor": "default", "name": "the suite breaks what is known to break",
         "wanted": f"success at least {BROKEN:g} on the network that is not hardened",
-        "observed": "the suite was not run on it" if original is None
-                    else f"{original['monitors']['default']['worst'][-1][RATE]['rate']:.3f}",
-        "verdict": "not run" if original is None
-                   else "PASS" if original["monitors"]["default"]["worst"][-1][RATE]["rate"] >= BROKEN else "FAIL",
+        "observed": "the suite was not run on it" if rate is None else f"{rate:.3f}",
+        "verdict": "not run" if rate is None else "PASS" if rate >= BROKEN else "FAIL",
     })  # fmt: skip
     return gates
 

@@ -230,9 +230,6 @@ class Stress:
             else f"not broken by this suite ({len(self.suite)} attackers, {self.suite[0].steps} steps, eps up to "
                  f"{255 * self.epsilons[-1]:g}/255)"
         )  # fmt: skip
-        failed = [gate.name for gate in gates if gate.passed is False]
-        if failed:
-            verdict += f"; gates failed: {', '.join(failed)}"
         return {
             "settings": self.settings, "silent": int(first.silent.sum()),
             "clean": {f"{rate:g}": rate_of(~(first.before <= limit), torch.ones_like(first.silent))

@@ -73,9 +73,11 @@ class Workplace:
             wanted: names of tensors that `make` makes and an earlier run may have left out.
         """
         file = self.work / f"{''.join(c if c.isalnum() or c in '.-' else '_' for c in name)}.safetensors"
-        if not file.is_file() or not set(wanted) <= set(read_tensors(file)[0]):
-            tensors, told = make()
-            kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        there = read_tensors(file) if file.is_file() else None
+        if there is None or not set(wanted) <= set(there[0]):
+            made, told = make()
+            kept = {key: value.detach().cpu().contiguous() for key, value in made.items()}
             write_tensors(file, kept, {"part": json.dumps(told)}, PRIVATE)
-        tensors, metadata = read_tensors(file)
+            there = read_tensors(file)
+        tensors, metadata = there
         return tensors, dict(json.loads(metadata["part"]))

@@ -71,11 +71,7 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
                 plots=list(success_plots(results)), tables=[worst_table(results), alarm_table(results)],
             ),
             *trade(results, measure),
-            Section(
-                "gates", "Were the attackers strong enough",
-                ["A check that fails, or was not run, is a reason to doubt the figures above."],
-                tables=[gates_table(results)],
-            ),
+            *gates(results),
             Section("attackers", "Every attacker", tables=list(attacker_tables(results)), folded=True),
         ],
         limits=[
@@ -88,14 +84,18 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
     )  # fmt: skip
 
 
-def gates_table(results: Mapping[str, Any]) -> Table:
-    """What was checked, and whether it held."""
+def gates(results: Mapping[str, Any]) -> Iterator[Section]:
+    """What was checked of the attackers, and whether it held; earlier results have no gates."""
+    if "gates" not in results:
+        return
     names = ("network", "monitor", "name", "wanted", "observed", "verdict")
-    return Table(
+    table = Table(
         "gates", "Checks of the attackers, for every network and monitor that they were run on.",
         tuple(Column(title) for title in ("network", "monitor", "check", "wanted", "observed", "verdict")),
         tuple(tuple(words(gate[name]) for name in names) for gate in results["gates"]),
     )  # fmt: skip
+    told = ["A check that fails, or was not run, is a reason to doubt the figures above."]
+    yield Section("gates", "Were the attackers strong enough", told, tables=[table])
 
 
 def attacked(config: Mapping[str, Any], part: str, images: Mapping[str, int]) -> int:

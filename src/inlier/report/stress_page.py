@@ -47,7 +47,7 @@ def stress_document(results: Mapping[str, Any]) -> Document:
         lead="A suite of attackers tried to make the network err while the monitor stays silent. Success: at least so "
         "much of the prediction changed, and no alarm, on the image as an 8-bit file holds it, among the images that "
         "raised no alarm when clean. What counts is the worst attacker, image by image.",
-        verdict=f"{sentence(results['verdict'].partition('; gates failed')[0])}.{doubt}",
+        verdict=f"{sentence(results['verdict'])}.{doubt}",
         facts=list(facts(results)),
         sections=list(sections(results)),
         limits=list(limits(results)),
