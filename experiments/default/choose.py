@@ -170,7 +170,8 @@ class Seen:
 
     Args:
         monitor: not fitted.
-        clean: of the training frames, by drives.
+        frames: of training, by drives.
+        clean: of these.
         odd: by name, of what was made of the chosen ones.
         chosen: which these are.
         folds: of the frames, by kind.
@@ -178,6 +179,7 @@ class Seen:
     """
 
     monitor: Monitor
+    frames: TensorImages
     clean: Readings
     odd: dict[str, Readings]
     chosen: Tensor
@@ -196,14 +198,15 @@ class Seen:
             frames, drives = frames[kept], [drives[i] for i in kept.tolist()]
         chosen = torch.arange(0, len(frames), EVERY)
         monitor = Monitor(backbone, list(detectors), seed=0)
-        clean = monitor.read(TensorImages(frames, groups=drives), batch_size=4, progress=told)
+        source = TensorImages(frames, groups=drives)
+        clean = monitor.read(source, batch_size=4, progress=told)
         odd = {
             name: monitor.read(images, batch_size=4, progress=told)
             for name, images in pseudo_anomalies(backbone, frames, chosen, options.seed).items()
         }
         folds = {"blocks": blocked_folds(drives, block=options.block, folds=FOLDS), "drives": group_folds(drives)}
         config = {"frames": len(frames), "every": EVERY, "block": options.block, "folds": FOLDS, "rate": RATE}
-        return cls(monitor, clean, odd, chosen, folds, config | {"seed": options.seed})
+        return cls(monitor, source, clean, odd, chosen, folds, config | {"seed": options.seed})
 
 
 def chosen_by(options: argparse.Namespace) -> dict[str, Any]:
