@@ -102,10 +102,12 @@ def test_a_users_journey(folder, tmp_path):
     for number in range(4):
         shutil.copy(images / f"winter_{number:03}.png", few)
     attack = done("attack", "ifgsm", *network, "--images", few, "--out", attacked, "--eps", 0.02, "--json").json
+    (attack,) = attack["rows"]
     assert attack["images"] == 4
-    assert attack["mean_damage"] > 0.2
+    assert attack["damage"] > 0.2
+    assert {path.name for path in attacked.glob("*.png")} == {path.name for path in few.iterdir()}
     change = max(np.abs(pixels(attacked, path.name) - pixels(few, path.name)).max() for path in few.iterdir())
-    assert attack["largest_linf_norm_after_8_bit_rounding"] == pytest.approx(change / 255, abs=1e-6)
+    assert attack["largest"] == pytest.approx(change / 255, abs=1e-6)
     assert 1 <= change <= 0.02 * 255 + 0.5
     assert len(done("score", *scored, attacked).rows) == 4
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,12 +167,63 @@ def test_a_patch_and_a_small_copy_are_all_that_changes(places, tmp_path):
 
 
 def test_a_network_alone_is_attacked_at_several_eps(places, tmp_path):
-    ran = inlier("attack", "fgsm", "--eps", "1/255,4/255", "--backbone", "street", "--images", places / "images",
-                 "--out", tmp_path / "out", "--json")  # fmt: skip
+    attack = ["attack", "fgsm", "--eps", "1/255,4/255", "--backbone", "street", "--images", places / "images",
+              "--out", tmp_path / "out"]  # fmt: skip
+    said = inlier(*attack).err.splitlines()
+    assert [line.split()[-1] for line in said if " written to " in line] == [
+        str(tmp_path / "out" / name) for name in ("fgsm_1", "fgsm_4")
+    ]
+    ran = inlier(*attack, "--json")
     assert ran.code == 0, ran.err
-    assert [row["images"] for row in ran.json] == [24, 24]
-    assert ran.json[0]["mean_damage"] < ran.json[1]["mean_damage"]
-    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["fgsm_1", "fgsm_4"]
+    assert [row["images"] for row in ran.json["rows"]] == [24, 24]
+    assert ran.json["rows"][0]["damage"] < ran.json["rows"][1]["damage"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "fgsm_1", "fgsm_4", "images.csv", "report.html", "results.json", "tables", "work"
+    }  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "out" / "images.csv").read_text().splitlines()))
+    assert len(rows) == 48
+    for row in rows:
+        folder, name = f"fgsm_{255 * float(row['eps']):g}", Path(row["name"]).with_suffix(".png").name
+        places_of = (places / "images" / name, tmp_path / "out" / folder / name)
+        was, now = (np.asarray(Image.open(file)).astype(int) for file in places_of)
+        assert np.abs(now - was).max() / 255 == pytest.approx(float(row["Linf"]), abs=1e-6)
+
+
+def test_an_attack_on_a_network_goes_on_after_a_kill(places, tmp_path):
+    out = tmp_path / "out"
+    attack = ["attack", "houdini_targeted", "--eps", "4/255", "--steps", 2, "--target", "other_scene", "--backbone",
+              "street", "--images", places / "images", "--batch-size", 10, "--out", out]  # fmt: skip
+    assert inlier(*attack).code == 0
+    whole = {path: path.read_bytes() for path in out.glob("*.png")}
+    assert len(whole) == 24
+    told = without_seconds(out)
+    last, lost = out / "work" / "eps_0.0156863_batch_1.safetensors", next(iter(whole))
+    last.unlink()
+    lost.unlink()
+    made = list((out / "work").glob("*.safetensors"))
+    times = [path.stat().st_mtime_ns for path in made]
+    ran = inlier(*attack)
+    assert ran.code == 0, ran.err
+    assert [path.stat().st_mtime_ns for path in made] == times
+    assert {path: path.read_bytes() for path in out.glob("*.png")} == whole
+    assert without_seconds(out) == told
+    refused = inlier(*attack, "--seed", 1)
+    assert refused.code == 2
+    assert "seed" in refused.err
+    again = inlier("report", out)
+    assert again.code == 0, again.err
+    other = tmp_path / "images"
+    other.mkdir()
+    for path in (places / "images").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(other / path.name)
+    attack[attack.index(places / "images")] = other
+    assert "other images" in inlier(*attack).err
+
+
+def without_seconds(out):
+    results = json.loads((out / "results.json").read_text())
+    results.pop("seconds")
+    return results
 
 
 def test_folders_of_l2_attacks_tell_eps_in_l2(places, tmp_path):
@@ -182,11 +234,11 @@ def test_folders_of_l2_attacks_tell_eps_in_l2(places, tmp_path):
     ran = inlier(*on_monitor, "--count", 1, "--out", tmp_path / "monitor")
     assert ran.code == 0, ran.err
     for folder in (tmp_path / "network", tmp_path / "monitor" / "images"):
-        assert [path.name for path in sorted(folder.iterdir())] == ["pgd_l2_0.5", "pgd_l2_1"]
+        assert [path.name for path in sorted(folder.glob("pgd*"))] == ["pgd_l2_0.5", "pgd_l2_1"]
 
 
 def test_a_network_alone_is_attacked_by_an_alias(places, tmp_path):
     ran = inlier("attack", "pgd", "--steps", 1, "--eps", "1/255", "--backbone", "street", "--images",
                  places / "images", "--out", tmp_path, "--json")  # fmt: skip
     assert ran.code == 0, ran.err
-    assert ran.json["recipe"] == "pgd_linf"
+    assert ran.json["settings"]["attack"] == "pgd_linf"

@@ -65,6 +65,64 @@ def test_who_knows_the_monitor_does_better_and_who_has_gradients_leaves_a_trace(
     assert rows["pgd_linf", 0.12]["auroc"] == 1.0
 
 
+def verdicts(gates):
+    return {gate["name"]: gate["verdict"] for gate in gates}
+
+
+def test_checks_of_the_attackers_are_in_the_results(ran):
+    found = verdicts(ran[1]["gates"])
+    run = {name: verdict for name, verdict in found.items() if verdict != "not run"}
+    assert set(run.values()) == {"PASS"}
+    assert set(run) == {
+        "who knows more succeeds more often", "white-box at least as strong as black-box", "success rises with eps",
+        "no success is lost in rounding to 8 bit", "dead gradients", "finite differences agree with the gradient",
+        "five passes agree", "the monitor leaves predictions alone",
+    }  # fmt: skip
+    assert len(found) == len(run) + 3
+    (ladder,) = (gate for gate in ran[1]["gates"] if gate["name"].startswith("who knows"))
+    assert ladder["wanted"] == "T3 >= T0 >= noise"
+
+
+def eight(evaded, lost=0, dead=0.0):
+    """What an attacker made of eight images, of which so many evade, the first ones; scores above 1 are flagged."""
+    after, gone = torch.where(torch.arange(8) < evaded, 0.5, 2.0).double(), torch.arange(8) < lost
+    return Cell(
+        torch.full((8,), 0.5).double(), after, torch.full((8,), 0.5).double(), 1.0, torch.zeros(8, 4),
+        torch.zeros(8, dtype=torch.long), dead_gradients=dead, lost=gone,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gate", "wrong"),
+    [
+        ("who knows more succeeds more often", {("dual", 0.12): eight(2)}),
+        ("white-box at least as strong as black-box", {("square", 0.12): eight(8), ("dual", 0.12): eight(7)}),
+        ("success rises with eps", {("dual", 0.06): eight(8), ("dual", 0.12): eight(5)}),
+        ("no success is lost in rounding to 8 bit", {("dual", 0.06): eight(2, lost=8)}),
+        ("dead gradients", {("dual", 0.06): eight(6, dead=0.02)}),
+    ],
+)
+def test_attackers_who_were_too_weak_fail_a_check(gate, wrong, tmp_path):
+    attackers, norm = attackers_of(["pgd", "square"], ["dual"], steps=20)
+    run = AttackRun(fitted(), subjects(), tmp_path / "out", attackers=attackers, epsilons=(0.06, 0.12), norm=norm)
+    right = {(one.name, eps): eight(6 if one.tier == "T3" else 4) for one in attackers for eps in run.epsilons}
+    assert verdicts(each.told() for each in run.gates(right))[gate] == "PASS"
+    assert verdicts(each.told() for each in run.gates(right | wrong))[gate] == "FAIL"
+
+
+def test_who_is_after_the_alarm_or_moves_a_patch_is_not_held_against_noise(tmp_path):
+    patch = MaskedPatch(torch.ones(subjects().images.shape[-2:]).bool())
+    for name, ways, given in (("alarm", ["false_alarm"], None), ("patch", ["dual"], patch)):
+        attackers, _ = attackers_of([], ways, steps=5)
+        run = AttackRun(
+            fitted(), subjects(), tmp_path / name, attackers=attackers, epsilons=(0.1,), parametrisation=given
+        )
+        found = verdicts(run.run()[0]["gates"])
+        assert found["who knows more succeeds more often"] == "not run"
+        assert ("success rises with eps" in found) == (name == "patch")
+        assert found["dead gradients"] == "PASS"
+
+
 def test_going_on_makes_nothing_anew_and_other_settings_are_refused(ran, monkeypatch):
     folder, results, rows, _ = ran
     monkeypatch.setattr("inlier.evaluation.assaults.attack_monitor", None)

@@ -41,7 +41,7 @@ def experiment(root, **more):
         "title": "Toys", "backbone": "toy", "train": "toy:{data}/train", "choose": "toy:{data}/val",
         "test": "toy:{data}/test", "settings": SETTINGS, "grey_levels": (20,), "choose_images": 2, "choose_steps": 2,
         "test_images": 3, "attackers": ("oblivious, hinge", "dual, hinge"), "attack_steps": 2, "judged": 3,
-        "false_alarm_rate": 0.1, "also": (), "most_cost": 1.0,
+        "false_alarm_rate": 0.1, "also": (), "most_cost": 1.0, "many_draws": 3,
     }  # fmt: skip
     return HardeningExperiment(**(given | more))
 
@@ -114,6 +114,16 @@ def test_success_is_the_worst_of_the_attackers_and_of_what_others_made(ran):
                     assert worst[key]["rate"] >= max(row[key]["rate"] for row in rows) - 1e-9
                     assert worst[key]["rate"] <= sum(row[key]["rate"] for row in rows) + 1e-9
             assert found["false_alarms"]["images"] == 5
+
+
+def test_what_chance_is_worth_is_tried_with_the_secret_and_with_more_draws(ran):
+    _, results = ran
+    found = results["tried"][results["chosen"]]["chance"]
+    assert (found["attack"], found["many_draws"]) == ("dual, hinge, on random look", 3)
+    assert all(0 <= found[who]["hits"] <= found[who]["images"] <= 3 for who in ("secret", "many"))
+    checked = {gate["name"]: gate["verdict"] for gate in results["gates"]}
+    assert checked["who knows the look's secret succeeds as often as who does not"] in ("PASS", "FAIL")
+    assert checked["averaging over 3 draws gains nothing"] in ("PASS", "FAIL")
 
 
 def test_the_suite_is_also_run_on_other_networks_and_the_page_sets_their_success_against_their_cost(

@@ -27,6 +27,10 @@ def tried():
     networks = {
         name: {"monitors": {kind: told(kind) for kind in ("default", "random look")}} for name in ("it", "original")
     }
+    networks["it"]["chance"] = {
+        "attack": "dual, hinge, on random look", "eps": EPSILONS[1], "many_draws": 20, "secret": rate(0.9),
+        "many": rate(0.7),
+    }  # fmt: skip
     return copy.deepcopy(networks)
 
 
@@ -40,6 +44,7 @@ def verdict(networks, name, network="it", monitor="default"):
 
 RISES, KNOWS = "success rises with eps", "who knows the monitor succeeds as often as who does not"
 DEAD, BREAKS = "dead gradients", "the suite breaks what is known to break"
+SECRET = "who knows the look's secret succeeds as often as who does not"
 
 
 def test_strong_attackers_pass_every_gate():
@@ -80,3 +85,14 @@ def test_what_was_not_counted_is_not_passed():
         del each["dead_gradients"]
     networks["it"]["monitors"]["default"]["rows"] = networks["it"]["monitors"]["default"]["rows"][2:]
     assert [verdict(networks, name) for name in (KNOWS, DEAD)] == ["not run"] * 2
+
+
+def test_the_look_that_is_known_must_fall_and_many_draws_must_gain_nothing():
+    networks = tried()
+    many = "averaging over 20 draws gains nothing"
+    assert verdict(networks, SECRET, monitor="random look") == verdict(networks, many, monitor="random look") == "PASS"
+    networks["it"]["chance"] |= {"secret": rate(0.5), "many": rate(0.9)}  # 0.7 without either
+    assert verdict(networks, SECRET, monitor="random look") == verdict(networks, many, monitor="random look") == "FAIL"
+    del networks["it"]["chance"]["many"]
+    networks["it"]["chance"]["many_draws"] = 0
+    assert verdict(networks, "averaging over many draws gains nothing", monitor="random look") == "not run"

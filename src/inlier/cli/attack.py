@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import json as json_
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,14 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inlier.backbones.base import Backbone
-    from inlier.datasets.base import Dataset
+    from inlier.evaluation.network_attack import Attacked
 
 __all__ = ["attack", "pictures_folder", "shown"]
 
 MONITOR, DELTA = ".inlier", ".safetensors"
-
-Attacked: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor, Mapping[str, Any]]]"
-"""From images to the attacked ones, the prediction before, and what was run."""
 
 
 @unpacked
@@ -44,8 +41,8 @@ def attack(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder for the adversarial copies (PNG, same names), a folder for each eps if there are several; of "
-            "a monitor also for images.csv, results.json, report.html and the work, which goes on there."
+            help="Folder for the adversarial copies (PNG, same names), a folder for each eps if there are several, and "
+            "for images.csv, results.json, report.html and the work, which goes on there."
         ),
     ],
     recipe: Annotated[
@@ -135,25 +132,16 @@ def on_monitor(
     batch_size: int, json: bool,
 ) -> None:  # fmt: skip
     """Attackers on a monitor: files, a report and the table."""
-    import csv
-    import io
-    import shlex
-    import sys
-
     from inlier.attacks.recipes import RECIPES
     from inlier.attacks.targets import target_named
     from inlier.cli.pictures import write_pictures
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say, say_skipped
     from inlier.evaluation.attacking import COLUMNS, AttackRun, attackers_of
-    from inlier.evaluation.measure import without_nan
-    from inlier.evaluation.results_file import FORMAT, shortened, write_results
     from inlier.evaluation.subjects import Subjects
-    from inlier.files import write_bytes
     from inlier.monitor import Monitor
     from inlier.report.attack_page import attack_document
     from inlier.report.document import document_text
-    from inlier.report.folder import write_report
 
     network = backbone.load()
     wanted = None if target is None else target_named(target, network.task)
@@ -179,18 +167,9 @@ def on_monitor(
             parametrisation=parametrisation_of(*moved, size), batch_size=batch_size, seed=seed, progress=progress,
         )  # fmt: skip
         found, rows = work.run()
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(out / "images.csv", table.getvalue().encode())
+    write_rows(out / "images.csv", COLUMNS, rows)
     papers = {one.name: RECIPES[one.way].paper for one in attackers if one.way in RECIPES}
-    results = shortened(without_nan({
-        "format": FORMAT, "kind": "attack", "title": f"Attacks on {file.name}",
-        "command": shlex.join(["inlier", *shown(sys.argv[1:])]), "config": found["settings"], "papers": papers, **found,
-    }))  # fmt: skip
-    write_results(out, results)
-    write_report(out, results)
+    results = finished(out, "attack", f"Attacks on {file.name}", found, papers=papers)
     print(json_.dumps(results) if json else document_text(attack_document(results)))
     say(f"The report is {out / 'report.html'}, every image is in {out / 'images.csv'}")
 
@@ -238,9 +217,12 @@ def on_network(
     restarts: int, target: str | None, moved: tuple[str | None, str | None], seed: int, batch_size: int, json: bool,
 ) -> None:  # fmt: skip
     """A recipe or a perturbation for all images on the network alone."""
-    from inlier.attacks.recipes import recipe_named
+    from inlier.attacks.recipes import RECIPES, recipe_named
+    from inlier.cli.pictures import write_pictures
+    from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say, say_skipped
     from inlier.evaluation.assaults import norm_of
+    from inlier.evaluation.network_attack import COLUMNS, attack_network
 
     if not recipe.endswith(DELTA):
         recipe = recipe_named(recipe)
@@ -248,7 +230,7 @@ def on_network(
     if eps is None and moved[1] is not None and norm == "linf" and not recipe.endswith(DELTA):
         eps = "1"
     radii: list[float | None] = [None] if eps is None else list(epsilons_from(eps, 1e6 if norm == "l2" else 1.0))
-    told = []
+    attacks, network = {}, None
     for radius in radii:
         given = (("eps", radius), ("steps", steps), ("restarts", restarts if restarts > 1 else None))
         settings: dict[str, Any] = {name: value for name, value in given if value is not None}
@@ -257,60 +239,86 @@ def on_network(
             refused = [f"--{name}" for name in (*settings, *(name for name, value in others.items() if value))]
             if refused:
                 raise ValueError(f"'{recipe}' is made already: {' and '.join(refused)} can be said of a recipe alone")
-            network, attacked = by_delta(recipe, backbone)
+            network, attacks[radius] = by_delta(recipe, backbone)
         else:
-            network, attacked = by_recipe(recipe, settings, target, moved, seed, backbone)
-        folder = images.open()
-        where = out if len(radii) == 1 else out / folder_name(recipe, radius or 0.0, norm)
-        told.append(copies(recipe, network, attacked, folder, where, batch_size))
-        say_skipped(folder)
-    if json:
-        print(json_.dumps(told[0] if len(told) == 1 else told))
-        return
-    for row in told:
-        say(f"{row['images']} adversarial images written to {row['out']}")
-        say(
-            f"pixels changed   {100 * row['mean_damage']:.1f} % on average; >= 30 % in "
-            f"{100 * row['share_damaged_by_30_percent']:.1f} % of the images"
-        )
-        say(f"largest change   {row['largest_linf_norm_after_8_bit_rounding']:.4f} (Linf, after rounding to 8 bit)")
+            network, attacks[radius] = by_recipe(recipe, settings, target, moved, seed, backbone)
+    assert network is not None
+    folder = images.open()
+    first = next(iter(folder.batches(1)), None)
+    if first is not None:  # what cannot be is refused before anything is written
+        height, width = first.images.shape[-2:]
+        parametrisation_of(*moved, (height, width))
 
+    def place(radius: float | None) -> Path:
+        return out if len(radii) == 1 else out / folder_name(recipe, radius or 0.0, norm)
 
-def copies(
-    recipe: str, network: Backbone, attacked: Attacked, folder: Dataset, out: Path, batch_size: int
-) -> dict[str, Any]:
-    """Adversarial copies of a folder's images, and what became of these."""
-    import torch
-
-    from inlier.cli.pictures import write_pictures
-    from inlier.cli.progress import progress_bars
-    from inlier.perturbations.base import to_8_bit
-
-    damage: list[torch.Tensor] = []
-    norms: list[torch.Tensor] = []
-    done = 0
     with progress_bars() as progress:
-        for batch in folder.batches(batch_size):
-            adversarial, before, config = attacked(batch.images)
-            stored = to_8_bit(adversarial)
-            write_pictures(out, batch.names, stored)
-            with torch.no_grad():
-                after = network.predict(stored)
-            changed = (after != before).reshape(len(stored), -1).float().mean(1)
-            damage.append(changed)
-            norms.append((stored - batch.images).abs().flatten(1).amax(1))
-            done += len(batch.names)
-            progress(recipe, done, len(folder))
-    changed = torch.cat(damage)
-    return {
-        "recipe": recipe,
-        "images": done,
-        "out": str(out),
-        "mean_damage": changed.mean().item(),
-        "share_damaged_by_30_percent": (changed >= 0.3).float().mean().item(),
-        "largest_linf_norm_after_8_bit_rounding": torch.cat(norms).amax().item(),
-        "config": dict(config),
-    }
+        found, told = attack_network(
+            network, folder, out, attacks,
+            settings={
+                "attack": digest_of(recipe) if recipe.endswith(DELTA) else recipe, "norm": norm, "epsilons": radii,
+                "steps": steps, "restarts": restarts, "target": target, "low_resolution": moved[0], "patch": moved[1],
+                "seed": seed,
+            },
+            keep=lambda radius, names, attacked: write_pictures(place(radius), names, attacked),
+            batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+    say_skipped(folder)
+    write_rows(out / "images.csv", COLUMNS, told)
+    results = finished(
+        out, "network", f"{Path(recipe).name} on a network alone", found,
+        papers={} if recipe.endswith(DELTA) else {recipe: RECIPES[recipe].paper},
+    )  # fmt: skip
+    if json:
+        print(json_.dumps(results))
+        return
+    for row in found["rows"]:
+        say(f"{row['images']} adversarial images written to {place(row['eps'])}")
+        say(
+            f"pixels changed   {100 * row['damage']:.1f} % on average; >= 30 % in "
+            f"{100 * row['changed_0.3']['rate']:.1f} % of the images"
+        )
+        say(f"largest change   {row['largest']:.4f} (Linf, after rounding to 8 bit)")
+    say(f"The report is {out / 'report.html'}, every image is in {out / 'images.csv'}")
+
+
+def write_rows(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table of images."""
+    import csv
+    import io
+
+    from inlier.files import write_bytes
+
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(file, table.getvalue().encode())
+
+
+def finished(out: Path, kind: str, title: str, found: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Results as they are written, with their report."""
+    import shlex
+    import sys
+
+    from inlier.evaluation.measure import without_nan
+    from inlier.evaluation.results_file import FORMAT, shortened, write_results
+    from inlier.report.folder import write_report
+
+    results: dict[str, Any] = shortened(without_nan({
+        "format": FORMAT, "kind": kind, "title": title, "command": shlex.join(["inlier", *shown(sys.argv[1:])]),
+        "config": found["settings"], **more, **found,
+    }))  # fmt: skip
+    write_results(out, results)
+    write_report(out, results)
+    return results
+
+
+def digest_of(file: str) -> str:
+    """The name of a file and what it holds."""
+    import hashlib
+
+    return f"{Path(file).name} ({hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]})"
 
 
 def by_recipe(
@@ -338,17 +346,16 @@ def by_recipe(
         raise ValueError(f"Recipe '{recipe}' needs --target, one of {', '.join(network.task.classes)}")
     wanted = None if target is None else target_named(target, network.task)
     probe = Probe(network)
-    earlier: list[Tensor] = []  # what is predicted of the image before this batch, whose map its first one may want
 
-    def attacked(images: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
+    def attacked(images: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
         height, width = images.shape[-2:]
         attack = replace(made, parametrisation=parametrisation_of(*moved, (height, width)) or Pixels())
         goal: int | Tensor | None = None
         if isinstance(wanted, str):
+            seen = images if before is None else torch.cat([before, images])  # whose map the first one may want
             with torch.no_grad():
-                maps = torch.cat([*earlier, network.predict(images)])
-            goal = target_maps(wanted, maps, network.task, seed=seed)[len(earlier) :]
-            earlier[:] = [maps[-1:]]
+                maps = network.predict(seen)
+            goal = target_maps(wanted, maps, network.task, seed=seed)[len(seen) - len(images) :]
         else:
             goal = wanted
         result = attack(probe, images, row.objective, better=row.better, target=goal, seed=seed)
@@ -367,7 +374,7 @@ def by_delta(path: str, backbone: BackboneArguments) -> tuple[Backbone, Attacked
     network = backbone.load()
     config = delta.made.model_dump(mode="json") | {"transferred": delta.made.backbone != network.fingerprint()}
 
-    def attacked(images: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
+    def attacked(images: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
         changed = delta(images)
         with torch.no_grad():
             return changed, network.predict(images), config

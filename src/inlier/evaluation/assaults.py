@@ -269,9 +269,10 @@ class Assaults:
     def noise(self, eps: float) -> Cell:
         """Random signs of the same norm."""
         images = self.subjects.images
+        size = eps if self.norm == "linf" else eps / math.sqrt(images[0].numel())
         generator = torch.Generator().manual_seed(self.seed)
         signs = torch.randint(0, 2, images.shape, generator=generator).to(images) * 2 - 1
-        noisy = to_8_bit((images + eps * signs).clamp(0, 1))
+        noisy = to_8_bit((images + size * signs).clamp(0, 1))
         parts = []
         for place in torch.split(torch.arange(len(noisy)), self.batch_size):
             was, now = (self.monitor.probe(each[place]) for each in (images, noisy))

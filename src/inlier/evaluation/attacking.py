@@ -1,19 +1,21 @@
 """Chosen attackers on a monitor: what each came to at every eps, image by image.
 
-Unlike a stress test this asks what an attack does, not whether a monitor holds: nothing says that the attackers are
-strong enough, and what tells against one of them is told beside its row.
+Unlike a stress test this asks what an attack does, not whether a monitor holds. Those gates are run that these
+attackers allow; what tells against one of them alone is told beside its row.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from inlier.attacks.asking import QUERIES
 from inlier.attacks.constraints import LowResolution, MaskedPatch, Parametrisation
@@ -35,6 +37,16 @@ from inlier.evaluation.assaults import (
     recipe_attack,
     row_of,
 )
+from inlier.evaluation.gates import (
+    Gate,
+    black_box_gate,
+    dead_gate,
+    knowledge_gate,
+    monitor_gates,
+    rising_gate,
+    rounding_gate,
+    slope_gate,
+)
 from inlier.evaluation.pictures import class_picture, difference_picture, palette, photograph
 from inlier.evaluation.subjects import Subjects
 from inlier.evaluation.workplace import Workplace
@@ -48,6 +60,14 @@ STEPS, BUDGET = 50, 500
 """Steps of a way to attack network and monitor, and questions of an attack that only asks, where nothing is said."""
 WEIGHTED = "weighted"
 """The way that has a weight."""
+AFTER_SCORE = ("hide", "false_alarm")
+"""Ways that want something of the score, whatever the network says: they are not after success."""
+ELSEWHERE = (
+    ("without a bound every image evades", "at least .95"),
+    ("twice the steps change nothing", "the interval of the difference holds 0"),
+    ("the suite breaks what is known to break", "success at least 0.5"),
+)
+"""Gates that take further attacks, and what they want."""
 SHOWN = 2
 """Of so many images pictures are kept."""
 STRIPS = 12
@@ -214,10 +234,43 @@ class AttackRun:
             },
             "configs": {one.name: dict(cells[one.name, self.epsilons[0]].config) for one in self.attackers},
             "raised": [text for row in rows for text in doubts(row)],
+            "gates": [gate.told() for gate in self.gates(cells)],
             "pictures": self.pictures(cells), "notes": self.notes(),
             "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
         return results, [row for key, cell in cells.items() for row in self.image_rows(*key, cell)]
+
+    def gates(self, cells: Mapping[tuple[str, float], Cell]) -> list[Gate]:
+        """The checks of the protocol, as far as these attackers allow them."""
+        after = [one for one in self.attackers if one.way not in AFTER_SCORE]
+        tiers = {tier: some for tier in ("T0", "T2", "T3") if (some := [one for one in after if one.tier == tier])}
+        knowing = [one for one in self.attackers if one.tier == "T3"]
+        none = torch.zeros_like(next(iter(cells.values())).silent)
+        largest, count = self.epsilons[-1], max(1, int(next(iter(cells.values())).silent.sum()))
+
+        def evaded(attackers: Sequence[Assault], eps: float) -> Bool[Tensor, " n"]:
+            return torch.stack([none, *(cells[one.name, eps].evaded(SHARES[0]) for one in attackers)]).any(0)
+
+        def lost(eps: float) -> Bool[Tensor, " n"]:
+            each = [gone for one in after if (gone := cells[one.name, eps].lost) is not None]
+            return torch.stack([none, *each]).any(0) & ~evaded(after, eps)
+
+        raw: dict[str, float] = {}
+        if self.at_work.parametrisation is None:
+            raw["noise"] = float(self.at_work.noise(largest).evaded(SHARES[0]).sum()) / count
+        raw |= {tier: float(evaded(tiers[tier], largest).sum()) / count for tier in ("T0", "T3") if tier in tiers}
+        both = [evaded(tiers[tier], largest) if tier in tiers else None for tier in ("T3", "T2")]
+        gates = [knowledge_gate(raw, count), black_box_gate(*both)]
+        if after:
+            gates += [
+                rising_gate([float(evaded(after, eps).sum()) / count for eps in self.epsilons], count),
+                rounding_gate(max(float(lost(eps).sum()) for eps in self.epsilons) / count),
+            ]
+        if knowing:
+            dead = [cells[one.name, eps].dead_gradients for one in knowing for eps in self.epsilons]
+            gates += [dead_gate(dead, "who knows the monitor"), slope_gate(self.monitor, self.subjects.images)]
+        gates += monitor_gates(self.monitor, self.subjects.images[: self.at_work.batch_size])
+        return gates + [Gate(name, wanted, "not here: inlier stress runs it", None) for name, wanted in ELSEWHERE]
 
     def image_rows(self, name: str, eps: float, cell: Cell) -> list[dict[str, Any]]:
         """What became of every image, by the names of `COLUMNS`."""

@@ -25,6 +25,7 @@ from inlier.attacks.steppers import Cosine
 from inlier.backbones.base import Backbone, Classification
 from inlier.config import from_keywords
 from inlier.errors import Mismatch
+from inlier.evaluation.gates import Gate
 from inlier.evaluation.gathered import Source, gather_images
 from inlier.evaluation.guarded import Guarded, GuardedWork
 from inlier.evaluation.guards import Guard, NetworkPlan, networks_of, scores_of
@@ -492,17 +493,14 @@ def gates(found: Mapping[str, Sequence[Mapping[str, Any]]], oracle: Mapping[str,
             pairs += 1
             rises += other["mape"][cell["layer"]] > 1.1 * cell["mape"][cell["layer"]]
     nearer = sum(cell["mape"][cell["layer"]] < cell["before"] for cell in cells)
-    told = [
-        ("a linear encoder collides exactly along the pseudo-inverse", f"MAPE at most {EXACT:g}",
-         f"{oracle['exact']:.1e}", oracle["exact"] <= EXACT),
-        ("the attack finds such a collision too", "MAPE below a hundredth of the start's",
-         f"{oracle['attack']:.1e} from {oracle['start']:.1e}", oracle["attack"] < oracle["start"] / 100),
-        ("every collision is nearer than its start", "in every layer, ball and start", f"{nearer} of {len(cells)}",
-         nearer == len(cells)),
-        ("a larger ball comes nearer", "no median MAPE that is a tenth larger", f"{pairs - rises} of {pairs}",
-         rises == 0),
+    checked = [
+        Gate("a linear encoder collides exactly along the pseudo-inverse", f"MAPE at most {EXACT:g}",
+             f"{oracle['exact']:.1e}", oracle["exact"] <= EXACT),
+        Gate("the attack finds such a collision too", "MAPE below a hundredth of the start's",
+             f"{oracle['attack']:.1e} from {oracle['start']:.1e}", oracle["attack"] < oracle["start"] / 100),
+        Gate("every collision is nearer than its start", "in every layer, ball and start", f"{nearer} of {len(cells)}",
+             nearer == len(cells)),
+        Gate("a larger ball comes nearer", "no median MAPE that is a tenth larger", f"{pairs - rises} of {pairs}",
+             rises == 0),
     ]  # fmt: skip
-    return [
-        {"name": name, "wanted": wanted, "observed": observed, "verdict": "PASS" if held else "FAIL"}
-        for name, wanted, observed, held in told
-    ]
+    return [gate.told() for gate in checked]

@@ -27,6 +27,7 @@ from inlier.attacks.joint import attack_monitor
 from inlier.attacks.objectives import alarm, evasion
 from inlier.attacks.steppers import SignStep
 from inlier.config import from_keywords
+from inlier.evaluation.gates import Gate, dead_gate
 from inlier.evaluation.gathered import Source, gather_images
 from inlier.evaluation.guarded import Guarded, GuardedWork
 from inlier.evaluation.guards import Guard, NetworkPlan, Pictures, scores_of
@@ -50,8 +51,6 @@ LINES = 12
 """So many images are drawn one by one."""
 SHOWN = 128
 """Pixels that a picture is at least wide."""
-DEAD = 0.01
-"""The share of gradients that may be zero or not finite."""
 SLACK = 0.02
 """Of AUROC: what a few images do by chance."""
 
@@ -349,7 +348,6 @@ def gates(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, An
     """Checks against fooling ourselves, over all monitors and sets."""
     rows, balls = found["rows"], found["balls"]
     weak = [row for row in rows if row["auroc_at"] > row["auroc_noise"] + SLACK]
-    dead = max((row["dead"] for row in rows), default=0.0)
     radii = [sorted(group, key=lambda row: row["eps"]) for group in grouped(balls)]
     falls = [
         later["eps"] for group in radii for earlier, later in pairwise(group)
@@ -357,18 +355,15 @@ def gates(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, An
     ]  # fmt: skip
     paired = [row for row in balls if row["auroc_path"] is not None]
     missed = [row for row in paired if row["auroc_path"] < row["auroc_balls"] - 5 * SLACK]
-    told = [
-        ("the attack does more than random signs of a grey level", "at every monitor and set",
-         f"{len(rows) - len(weak)} of {len(rows)}", not weak),
-        ("dead gradients", f"at most {DEAD:.0%} of any attack's", f"{dead:.1%}", dead <= DEAD),
-        ("more room helps the attacker", "no fall by more than an image", f"{len(falls)} falls", not falls),
-        ("runs in balls are no weaker than the one path", f"AUROC at most {5 * SLACK:g} above it, on 8-bit images",
-         f"{len(paired) - len(missed)} of {len(paired)}", not missed),
+    checked = [
+        Gate("the attack does more than random signs of a grey level", "at every monitor and set",
+             f"{len(rows) - len(weak)} of {len(rows)}", not weak),
+        dead_gate([row["dead"] for row in rows], "any attack's"),
+        Gate("more room helps the attacker", "no fall by more than an image", f"{len(falls)} falls", not falls),
+        Gate("runs in balls are no weaker than the one path", f"AUROC at most {5 * SLACK:g} above it, on 8-bit images",
+             f"{len(paired) - len(missed)} of {len(paired)}", not missed),
     ]  # fmt: skip
-    return [
-        {"name": name, "wanted": wanted, "observed": observed, "verdict": "PASS" if held else "FAIL"}
-        for name, wanted, observed, held in told
-    ]
+    return [gate.told() for gate in checked]
 
 
 def grouped(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

@@ -53,7 +53,8 @@ ATTACK_STEPS = 20
 """Of an attack on a network alone."""
 NEIGHBOURS = 10
 """Images that are drawn together for the interval of a cost."""
-MONITORS = ("default", "random look")
+LOOKING = "random look"
+MONITORS = ("default", LOOKING)
 Measure: TypeAlias = Literal["miou", "accuracy", "agreement"]
 
 
@@ -231,9 +232,12 @@ class HardeningExperiment:
         attackers: names of `ATTACKERS`; by default all.
         attack_steps: of each of these.
         draws: of a random look under a secret of their own, over which attackers average at each step.
+        many_draws: so many are tried too, by one attacker of the chosen network at the eps in the middle, to see
+            whether `draws` were too few; with 0 that is not tried.
         judged: secrets of the random look, over which success is averaged.
         also: further networks that the suite is run on: `original`, `control` (the chosen setting's), or any other of
             the frontier, such as `strong, 50 % of the way`.
+        also_attackers: of the attackers, those that are run on these; by default all.
         batch_size: images at a time.
         seed: of attackers and looks.
 
@@ -256,21 +260,24 @@ class HardeningExperiment:
     attackers: Sequence[str] = ()
     attack_steps: int = 50
     draws: int = 2
+    many_draws: int = 0
     judged: int = 10
     also: Sequence[str] = ("original", "control")
+    also_attackers: Sequence[str] = ()
     batch_size: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in self.attackers:
-            if name not in ATTACKERS:
-                raise LookupError(f"No attacker is named '{name}'. {nearest(name, list(ATTACKERS))}")
+        for names, known in ((self.attackers, ATTACKERS), (self.also_attackers, self.attackers or ATTACKERS)):
+            for name in names:
+                if name not in known:
+                    raise LookupError(f"No attacker is named '{name}'. {nearest(name, list(known))}")
         if not self.settings or not self.grey_levels or min(self.grey_levels) <= 0:
             raise ValueError("Hardening is tried with settings, and with grey_levels above 0")
-        known = ["original", "control", *(one.name for one in self.candidates)]
+        networks = ["original", "control", *(one.name for one in self.candidates)]
         for name in self.also:
-            if name not in known:
-                raise LookupError(f"The suite is not run on '{name}'. {nearest(name, known)}")
+            if name not in networks:
+                raise LookupError(f"The suite is not run on '{name}'. {nearest(name, networks)}")
 
     def recipes(self) -> dict[str, tuple[Hardening, tuple[float, ...]]]:
         """By name, how each network is fine-tuned, and the shares of the way.
@@ -309,7 +316,9 @@ class HardeningExperiment:
         chosen = work.choose(frontier)
         control = work.control_of(chosen.setting)
         names = [control if name == "control" else name for name in self.also]
-        tried = {name: work.tried(name) for name in dict.fromkeys([*names, chosen.name])}
+        fewer = self.also_attackers or tuple(work.suite)
+        tried = {name: work.tried(name, fewer) for name in dict.fromkeys(names) if name != chosen.name}
+        tried[chosen.name] = work.tried(chosen.name, tuple(work.suite)) | {"chance": work.chance(chosen.name)}
         tested = work.tested(chosen)
         return {
             "title": self.title, "command": command, "config": asdict(self), "inlier": version("inlier"),
@@ -452,8 +461,8 @@ class _Work:
 
     # --- the suite ----------------------------------------------------------------------------------------------
 
-    def tried(self, name: str) -> dict[str, Any]:
-        """Monitors of a network under the suite: success image by image, over attackers, eps and draws."""
+    def tried(self, name: str, attackers: Sequence[str]) -> dict[str, Any]:
+        """Monitors of a network under attackers of the suite: success image by image, over these, eps and draws."""
         images = spread(self.sources["test"], self.plan.test_images)
         fitted: dict[str, Monitor] = {}
 
@@ -463,19 +472,20 @@ class _Work:
             return fitted[kind]
 
         def strike(one: str, kind: str, eps: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
-            return self.struck(monitor_of(kind), images, one, eps, name)
+            return self.struck(self.as_known(monitor_of(kind), self.plan.draws), images, one, eps, name)
 
         def judge(kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-            return {}, self.judged(monitor_of(kind), images, attacked, kind)
+            return {}, self.judged(monitor_of(kind), images, attacked, kind, self.plan.judged)
 
         attacked: dict[tuple[str, float], tuple[Tensor, Tensor]] = {}
         dead: dict[tuple[str, float], float] = {}
         for eps in self.epsilons:
             for kind in MONITORS:
-                for one, attacker in self.suite.items():
-                    if kind != MONITORS[0] and not WAYS[attacker.way].knows:
+                for one in attackers:
+                    knows = WAYS[self.suite[one].way].knows
+                    if kind != MONITORS[0] and not knows:
                         continue  # it is the same for all monitors
-                    label = f"{one}, on {kind}" if WAYS[attacker.way].knows else one
+                    label = f"{one}, on {kind}" if knows else one
                     part = f"{name} {label} {255 * eps:g}"
                     tensors, told = self.place.part(part, partial(strike, one, kind, eps))
                     attacked[label, eps] = tensors["images"], tensors["damage"]
@@ -486,6 +496,26 @@ class _Work:
                 row["dead_gradients"] = dead[row["attack"], row["eps"]]
         return {"monitors": monitors}
 
+    def chance(self, name: str) -> dict[str, Any]:
+        """What the chance in a random look is worth: at the eps in the middle, success of the first attacker who knows
+        the monitor, with the look's secret known to him, and averaging over `many_draws`."""
+        one = next((one for one, attacker in self.suite.items() if WAYS[attacker.way].knows), None)
+        if one is None:
+            return {}
+        eps, images = self.epsilons[len(self.epsilons) // 2], spread(self.sources["test"], self.plan.test_images)
+
+        def made(who: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+            monitor, draws = self.monitor(name, LOOKING), self.plan.many_draws
+            known = under(monitor, self.victim(0)) if who == "secret" else self.as_known(monitor, draws)
+            tensors, _ = self.struck(known, images, one, eps, f"{name}, {who}")
+            attacked = {(one, eps): (tensors["images"], tensors["damage"])}
+            judged = self.judged(monitor, images, attacked, LOOKING, 1 if who == "secret" else self.plan.judged)
+            return {}, judged["rows"][0]["success_0.3"]
+
+        whose = ["secret", "many"] if self.plan.many_draws else ["secret"]
+        found = {who: self.place.part(f"{name} chance {who}", partial(made, who))[1] for who in whose}
+        return {"attack": f"{one}, on {LOOKING}", "eps": eps, "many_draws": self.plan.many_draws, **found}
+
     def monitor(self, name: str, kind: str) -> Monitor:
         """Fitted and calibrated on clean images, of the network as it now is."""
         network = self.network(name)
@@ -494,11 +524,11 @@ class _Work:
         return made.calibrate(false_alarm_rate=self.plan.false_alarm_rate, progress=self.progress)
 
     def struck(
-        self, monitor: Monitor, images: Images, name: str, eps: float, network: str
+        self, known: Monitor, images: Images, name: str, eps: float, network: str
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """What an attacker makes of the images: the images in 8 bit, the damage, and the share of dead gradients."""
+        """What an attacker makes of the images with what he knows of the monitor: the images in 8 bit, the damage, and
+        the share of dead gradients."""
         one = self.suite[name]
-        known = under(monitor, f"attacker {self.plan.seed}", self.plan.draws)
         ends, damage, dead = [], [], []
         for start, part in enumerate(torch.split(images, self.plan.batch_size)):
             made = attack_monitor(
@@ -513,14 +543,27 @@ class _Work:
                 self.progress(f"{network}: {name}, eps {255 * eps:g}/255", done, len(images))
         return {"images": torch.cat(ends), "damage": torch.cat(damage)}, {"dead_gradients": sum(dead) / len(dead)}
 
+    def as_known(self, monitor: Monitor, draws: int) -> Monitor:
+        """The monitor with a secret of the attacker's, of whose looks he averages so many at every step."""
+        return under(monitor, f"attacker {self.plan.seed}", draws)
+
+    def victim(self, number: int) -> str:
+        """A secret that a random look is asked under."""
+        return f"victim {self.plan.seed} {number}"
+
     @torch.no_grad()
     def judged(
-        self, monitor: Monitor, images: Images, attacked: Mapping[tuple[str, float], tuple[Tensor, Tensor]], kind: str
+        self,
+        monitor: Monitor,
+        images: Images,
+        attacked: Mapping[tuple[str, float], tuple[Tensor, Tensor]],
+        kind: str,
+        secrets: int,
     ) -> dict[str, Any]:
-        """Success of every attacker and of the worst, image by image, against one monitor; a random one under several
+        """Success of every attacker and of the worst, image by image, against one monitor; a random one under so many
         secrets."""
-        secrets = range(self.plan.judged if kind == "random look" else 1)
-        asked = [under(monitor, f"victim {self.plan.seed} {number}") for number in secrets]
+        count = secrets if kind == LOOKING else 1
+        asked = [under(monitor, self.victim(number)) for number in range(count)]
         limit = limit_of(monitor)
 
         def scores(pictures: Images) -> Tensor:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
-from inlier.attacks.joint import DEAD
+from inlier.evaluation.gates import Gate, dead_gate, never_falls, rising_gate
 
 __all__ = ["hardening_gates"]
 
@@ -24,25 +23,22 @@ def hardening_gates(tried: Mapping[str, Mapping[str, Any]]) -> list[dict[str, An
     gates = []
     for network, found in tried.items():
         for monitor, told in found["monitors"].items():
-            gates += [
-                {"network": network, "monitor": monitor, "name": name, "wanted": wanted, "observed": observed,
-                 "verdict": "not run" if passed is None else "PASS" if passed else "FAIL"}
-                for name, wanted, observed, passed in checks(told, monitor)
-            ]  # fmt: skip
+            gates += [{"network": network, "monitor": monitor} | gate.told() for gate in checks(told, monitor)]
+        if found.get("chance"):
+            checked = checks_of_chance(found)
+            gates += [{"network": network, "monitor": "random look"} | gate.told() for gate in checked]
     original = tried.get("original")
     rate = None if original is None else original["monitors"]["default"]["worst"][-1][RATE]["rate"]
-    gates.append({
-        "network": "original", "monitor": "default", "name": "the suite breaks what is known to break",
-        "wanted": f"success at least {BROKEN:g} on the network that is not hardened",
-        "observed": "the suite was not run on it" if rate is None else f"{rate:.3f}",
-        "verdict": "not run" if rate is None else "PASS" if rate >= BROKEN else "FAIL",
-    })  # fmt: skip
-    return gates
+    breaks = Gate(
+        "the suite breaks what is known to break", f"success at least {BROKEN:g} on the network that is not hardened",
+        "the suite was not run on it" if rate is None else f"{rate:.3f}", None if rate is None else rate >= BROKEN,
+    )  # fmt: skip
+    return [*gates, {"network": "original", "monitor": "default"} | breaks.told()]
 
 
-def checks(told: Mapping[str, Any], monitor: str) -> list[tuple[str, str, str, bool | None]]:
+def checks(told: Mapping[str, Any], monitor: str) -> list[Gate]:
     worst: Sequence[Mapping[str, Any]] = told["worst"]
-    one_image = 1 / max(1, worst[0][RATE]["images"]) + 1e-9
+    images = worst[0][RATE]["images"]
     rising = [row[RATE]["rate"] for row in worst]
     # Images made against another monitor were not made by who knows this one.
     knowing = [each for each in told["rows"] if each["attack"].endswith(f", on {monitor}")]
@@ -54,11 +50,24 @@ def checks(told: Mapping[str, Any], monitor: str) -> list[tuple[str, str, str, b
             pairs.append((max(knows), max(not_)))
     dead = [each["dead_gradients"] for each in knowing if "dead_gradients" in each]
     return [
-        ("success rises with eps", "no fall", ", ".join(f"{rate:.3f}" for rate in rising),
-         all(low <= high + one_image for low, high in pairwise(rising))),
-        ("who knows the monitor succeeds as often as who does not", "at every eps",
-         ", ".join(f"{knows:.3f} against {not_:.3f}" for knows, not_ in pairs) or "one of them was not tried",
-         all(knows >= not_ - one_image for knows, not_ in pairs) if pairs else None),
-        ("dead gradients", f"at most {DEAD:.0%} of who knows the monitor",
-         f"{max(dead):.2%}" if dead else "not counted", max(dead) <= DEAD if dead else None),
+        rising_gate(rising, images),
+        Gate("who knows the monitor succeeds as often as who does not", "at every eps",
+             ", ".join(f"{knows:.3f} against {not_:.3f}" for knows, not_ in pairs) or "one of them was not tried",
+             all(never_falls((not_, knows), images) for knows, not_ in pairs) if pairs else None),
+        dead_gate(dead, "who knows the monitor"),
+    ]  # fmt: skip
+
+
+def checks_of_chance(found: Mapping[str, Any]) -> list[Gate]:
+    """Of an attacker of a random look: with the secret he must do as well as without, and with more draws no better."""
+    told, rows = found["chance"], found["monitors"]["random look"]["rows"]
+    plain = next(row[RATE] for row in rows if (row["attack"], row["eps"]) == (told["attack"], told["eps"]))
+    secret, many = told["secret"]["rate"], told.get("many")
+    level, images = f"at {255 * told['eps']:g}/255", plain["images"]
+    observed = "they were not tried" if many is None else f"{many['rate']:.3f} against {plain['rate']:.3f}"
+    return [
+        Gate("who knows the look's secret succeeds as often as who does not", level,
+             f"{secret:.3f} against {plain['rate']:.3f}", never_falls([plain["rate"], secret], images)),
+        Gate(f"averaging over {told['many_draws'] or 'many'} draws gains nothing", f"at most one image more, {level}",
+             observed, None if many is None else never_falls([many["rate"], plain["rate"]], images)),
     ]  # fmt: skip

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from inlier.attacks.constraints import LinfBall
 from inlier.attacks.engine import Attack, AttackResult
-from inlier.attacks.joint import DEAD, Outcome, Watched
+from inlier.attacks.joint import Outcome, Watched
 from inlier.attacks.objectives import Dual, Sum, evasion, share_changed, unseen
 from inlier.attacks.steppers import Cosine, MomentumSign
 from inlier.attacks.surrogates import hinge
@@ -32,6 +32,7 @@ from inlier.calibration import blocked_folds
 from inlier.densities.histogram import Histogram
 from inlier.detectors.base import Detector
 from inlier.evaluation.assaults import SHARES, SURFACE, rate_of
+from inlier.evaluation.gates import Gate, dead_gate, never_falls
 from inlier.evaluation.gathered import Source, gather_images, placed
 from inlier.evaluation.intervals import auroc_interval, bootstrap
 from inlier.evaluation.key_extraction import ORACLES, Candidates, extraction, sampled
@@ -598,27 +599,20 @@ def gates_of(summary: Sequence[Mapping[str, Any]], plan: Keys, dead: float) -> l
     found = {(line["attacker"], line["grey_levels"]): line[share]["mean"] or 0.0 for line in summary}
     ladder = [OBLIVIOUS.name, *(attacker_named(count).name for count in sorted(plan.surrogates)), KNOWN.name]
     gates = []
-    for level in sorted(plan.grey_levels):
+    levels = sorted(plan.grey_levels)
+    for level in levels:
         values = [found[name, level] for name in ladder]
         images = next(line[share]["images"] for line in summary if line["grey_levels"] == level)
-        tolerance = 1 / max(1.0, images) + 1e-9
-        passed = all(low <= high + tolerance for low, high in pairwise(values))
-        gates.append({
-            "name": f"who knows more succeeds more often, eps {level:g}/255",
-            "wanted": " <= ".join(ladder), "observed": ", ".join(f"{value:.3f}" for value in values), "passed": passed,
-        })  # fmt: skip
-    levels = sorted(plan.grey_levels)
+        gates.append(Gate(
+            f"who knows more succeeds more often, eps {level:g}/255", " <= ".join(ladder),
+            ", ".join(f"{value:.3f}" for value in values), never_falls(values, images),
+        ))  # fmt: skip
     rising = [found[KNOWN.name, level] for level in levels]
-    gates.append({
-        "name": "with the key known success rises with eps", "wanted": "no fall",
-        "observed": ", ".join(f"{value:.3f}" for value in rising),
-        "passed": all(low <= high + 0.1 for low, high in pairwise(rising)),
-    })  # fmt: skip
-    gates.append({
-        "name": "dead gradients", "wanted": f"at most {DEAD:.0%} in every attack", "observed": f"{dead:.2%}",
-        "passed": dead <= DEAD,
-    })  # fmt: skip
-    return [gate | {"verdict": "PASS" if gate["passed"] else "FAIL"} for gate in gates]
+    gates.append(Gate(
+        "with the key known success rises with eps", "no fall", ", ".join(f"{value:.3f}" for value in rising),
+        all(low <= high + 0.1 for low, high in pairwise(rising)),
+    ))  # fmt: skip
+    return [gate.told() for gate in [*gates, dead_gate([dead], "any attack's")]]
 
 
 def loaded(source: Any, phase: str, progress: Progress | None) -> TensorImages:

@@ -10,13 +10,12 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from inlier.backbones.base import Backbone
+from inlier.evaluation.gates import Gate, dead_gate
 from inlier.evaluation.intervals import auroc_interval, aurocs, bootstrap_band, means
 from inlier.evaluation.pictures import changed_mask, class_picture, enlarged, palette, photograph
 
-__all__ = ["DEAD", "area_bands", "gates", "mean_bands", "strip"]
+__all__ = ["area_bands", "gates", "mean_bands", "strip"]
 
-DEAD = 0.01
-"""The share of gradients that may be zero or not finite."""
 RESAMPLES = 500
 SHOWN = 192
 """Pixels that a picture is at least wide."""
@@ -93,23 +92,19 @@ def gates(found: Mapping[str, Sequence[Mapping[str, Any]]], images: int, rate: f
         for one, other in pairwise(attacks) if one["network"] == other["network"]
     ]  # fmt: skip
     falls = sum(larger < smaller - 1 / images for smaller, larger in pairs)
-    dead = max(cell["dead"] for cell in attacks)
     alarms = list(false_alarms(found["false_alarms"]))
     held = sum(low <= rate <= high for low, high in alarms)
-    told = [
-        ("the attack does as much harm as noise and grey", "mean damage, every network and patch",
-         f"{2 * len(attacks) - weak} of {2 * len(attacks)}", weak == 0),
-        ("nothing changed outside the patch", "largest change of a value 0", f"{outside:g}", outside == 0),
-        ("a larger patch does as much harm", "no fall by more than one image's",
-         f"{len(pairs) - falls} of {len(pairs)}", falls == 0),
-        ("dead gradients", f"at most {DEAD:.0%} of any attack's", f"{dead:.1%}", dead <= DEAD),
-        ("distance detectors keep the nominal rate on clean images", f"every interval holds {rate:.1%}",
-         f"{held} of {len(alarms)}", held == len(alarms)),
+    checked = [
+        Gate("the attack does as much harm as noise and grey", "mean damage, every network and patch",
+             f"{2 * len(attacks) - weak} of {2 * len(attacks)}", weak == 0),
+        Gate("nothing changed outside the patch", "largest change of a value 0", f"{outside:g}", outside == 0),
+        Gate("a larger patch does as much harm", "no fall by more than one image's",
+             f"{len(pairs) - falls} of {len(pairs)}", falls == 0),
+        dead_gate([cell["dead"] for cell in attacks], "any attack's"),
+        Gate("distance detectors keep the nominal rate on clean images", f"every interval holds {rate:.1%}",
+             f"{held} of {len(alarms)}", held == len(alarms)),
     ]  # fmt: skip
-    return [
-        {"name": name, "wanted": wanted, "observed": observed, "verdict": "PASS" if passed else "FAIL"}
-        for name, wanted, observed, passed in told
-    ]
+    return [gate.told() for gate in checked]
 
 
 def false_alarms(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, float]]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -36,13 +35,22 @@ from inlier.evaluation.assaults import (
     row_of,
 )
 from inlier.evaluation.cost import overhead
+from inlier.evaluation.gates import (
+    Gate,
+    black_box_gate,
+    knowledge_gate,
+    monitor_gates,
+    rising_gate,
+    rounding_gate,
+    slope_gate,
+)
 from inlier.evaluation.intervals import paired_rate_interval
 from inlier.evaluation.subjects import Subjects
 from inlier.evaluation.workplace import Workplace
 from inlier.monitor import Monitor
 from inlier.types import Images, Progress
 
-__all__ = ["BUDGETS", "Budget", "Gate", "Stress", "suite"]
+__all__ = ["BUDGETS", "Budget", "Stress", "suite"]
 
 Budget: TypeAlias = Literal["smoke", "standard", "full"]
 """How much is tried: whether anything works at all, what a statement needs, or all there is."""
@@ -58,8 +66,6 @@ QUERIED = 4
 """Questions are asked about so many images alone: they take long."""
 PUBLISHED = ("mifgsm", "apgd_linf", "jensen_shannon", "houdini")
 """Recipes that `full` has besides, as they were published: of who does not know the monitor."""
-SETTLED = 0.05
-"""The share of images that may evade before rounding and not after."""
 REPEATS = 7
 """Pairs of runs that the monitor's cost in time is measured on."""
 ENOUGH = 25
@@ -110,20 +116,6 @@ def asked(budget: Budget) -> tuple[Assault, ...]:
         Assault(f"{how} on the {QUERIES[how].reveals}", how, "", queries, tier="T2")
         for how, queries in ASKED[budget].items()
     )
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A check against fooling ourselves; `passed` is None where it was not run."""
-
-    name: str
-    wanted: str
-    observed: str
-    passed: bool | None
-
-    @property
-    def verdict(self) -> str:
-        return "not run" if self.passed is None else "PASS" if self.passed else "FAIL"
 
 
 class Stress:
@@ -246,7 +238,7 @@ class Stress:
             "noise": [{"eps": eps, "flagged": rate_of(cell.detected, cell.silent),
                        "success_0.3": rate_of(cell.evaded(SHARES[0]), cell.silent)} for eps, cell in noise.items()],
             "quality": self.quality(cells), "cost": self.cost(),
-            "gates": [asdict(gate) | {"verdict": gate.verdict} for gate in gates], "verdict": verdict,
+            "gates": [gate.told() for gate in gates], "verdict": verdict,
             "notes": self.notes(), "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
 
@@ -369,8 +361,8 @@ class Stress:
         once = self.at_work.cell(replace(plain, steps=1, loss="cross_entropy"), largest, told="one step")
         many = cells[plain.name, largest]
         yield_of = [float(self.worst(cells, eps, share, "T3").sum()) / count for eps in self.epsilons]
-        raw = [float(self.worst(cells, largest, share, tier, alone=True).sum()) / count for tier in self.tiers[::-1]]
-        raw.append(float(noise[largest].evaded(share).sum()) / count)
+        raw = {"noise": float(noise[largest].evaded(share).sum()) / count}
+        raw |= {tier: float(self.worst(cells, largest, share, tier, alone=True).sum()) / count for tier in self.tiers}
         harder = replace(joint, steps=2 * joint.steps)
         twice = self.at_work.cell(harder, largest, told="twice the steps")
         a, b = cells[joint.name, largest].evaded(share)[silent], twice.evaded(share)[silent]
@@ -387,21 +379,14 @@ class Stress:
             for wanted in (False, True)
         )
         lost = max(float(self.lost(cells, eps).sum()) for eps in self.epsilons) / count
-        wrong = self.finite_differences()
-        spread = self.repeatability()
-        differ = self.predictions_changed()
         broken = math.nan if self.control is None else self.control_success(self.control, joint)
-        tolerance = 1 / count + 1e-9  # one image
         return [
             Gate("iterated attack against one step", "at least its mean damage",
                  f"{many.damage.mean():.3f} against {once.damage.mean():.3f}",
                  bool(many.damage.mean() >= once.damage.mean() - 0.01)),
-            Gate("who knows more succeeds more often", " >= ".join([*self.tiers[::-1], "noise"]),
-                 ", ".join(f"{rate:.3f}" for rate in raw),
-                 all(above >= below - tolerance for above, below in pairwise(raw))),
-            self.black_box_gate(cells, queried),
-            Gate("success rises with eps", "no fall", ", ".join(f"{value:.3f}" for value in yield_of),
-                 all(x <= y + tolerance for x, y in pairwise(yield_of))),
+            knowledge_gate(raw, count),
+            self.white_against_black(cells, queried),
+            rising_gate(yield_of, count),
             Gate("without a bound every image evades", "at least .95", f"{free:.3f}", free >= 0.95),
             Gate("twice the steps change nothing", "the interval of the difference holds 0",
                  "no image was silent" if change is None
@@ -410,12 +395,9 @@ class Stress:
             # Who does not know the monitor has nothing left to gain where every pixel is wrong, and no gradient there.
             Gate("dead gradients", "at most 1 % of who knows the monitor",
                  f"{dead:.2%}, and {stuck:.2%} of who does not", dead <= DEAD),
-            Gate("no success is lost in rounding to 8 bit", f"at most {SETTLED:.0%} of the images", f"{lost:.3f}",
-                 lost <= SETTLED),
-            Gate("finite differences agree with the gradient", "median relative error at most 0.2", f"{wrong:.3f}",
-                 wrong <= 0.2),
-            Gate("five passes agree", "to 1e-6 of the score", f"{spread:.2g}", spread <= 1e-6),
-            Gate("the monitor leaves predictions alone", "none differs", f"{differ:.2%}", differ == 0),
+            rounding_gate(lost),
+            slope_gate(self.monitor, self.images),
+            *monitor_gates(self.monitor, self.images[: self.batch_size]),
             Gate("the suite breaks what is known to break", f"success at least {BROKEN:g}",
                  "no control was given" if self.control is None else f"{broken:.3f}",
                  None if self.control is None else broken >= BROKEN),
@@ -431,18 +413,14 @@ class Stress:
         """For each image another one to start from; where there is one image alone, its negative."""
         return self.images.roll(1, 0) if len(self.images) > 1 else 1 - self.images
 
-    def black_box_gate(
+    def white_against_black(
         self, cells: Mapping[tuple[str, float], Cell], queried: Mapping[tuple[str, float], Cell]
     ) -> Gate:
-        """Whether who sees everything succeeds at least as often as who may only ask, on the images of the latter."""
-        name, wanted = "white-box at least as strong as black-box", "T3 >= T2"
-        if not queried:
-            return Gate(name, wanted, "no questions were asked", None)
+        """On the images that were asked about."""
         largest = self.epsilons[-1]
-        black = torch.stack([queried[one.name, largest].evaded(SHARES[0]) for one in self.asked]).any(0)
-        white = self.worst(cells, largest, SHARES[0], "T3", alone=True)[: len(black)]
-        above, below = int(white.sum()), int(black.sum())
-        return Gate(name, wanted, f"{above} and {below} of {len(black)} images", above >= below)
+        black = [queried[one.name, largest].evaded(SHARES[0]) for one in self.asked] if queried else []
+        white = self.worst(cells, largest, SHARES[0], "T3", alone=True)
+        return black_box_gate(white, torch.stack(black).any(0) if black else None)
 
     def control_success(self, control: Monitor, joint: Assault) -> float:
         """How many images get past the monitor that is known to break, by either of two losses: one that makes the
@@ -456,33 +434,6 @@ class Stress:
         ]  # fmt: skip
         evaded = torch.stack([cell.evaded(SHARES[0]) for cell in cells]).any(0)
         return float(evaded.sum()) / max(1, int(cells[0].silent.sum()))
-
-    def finite_differences(self, step: float = 2e-3) -> float:
-        """The median, over up to 8 images, of the relative error of the score's slope along its gradient's sign."""
-        errors = []
-        for image in torch.split(self.images[:8], 1):
-            leaf = image.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.monitor.score(leaf).sum(), leaf)
-            sign = gradient.sign()
-            with torch.no_grad():
-                up, down = (self.monitor.score(image + way * step * sign).double() for way in (1, -1))
-            slope = float((up - down) / (2 * step))
-            told = float(gradient.abs().double().sum())
-            errors.append(abs(slope - told) / max(abs(slope), told, 1e-12) if told or slope else 1.0)
-        return sorted(errors)[len(errors) // 2]
-
-    @torch.no_grad()
-    def repeatability(self) -> float:
-        """The largest difference between five scores of one batch, over the scores' size."""
-        scores = torch.stack([self.monitor.score(self.images[: self.batch_size]).double() for _ in range(5)])
-        return float((scores.amax(0) - scores.amin(0)).max() / scores.abs().max().clamp_min(1e-12))
-
-    @torch.no_grad()
-    def predictions_changed(self) -> float:
-        """The share of a batch's predictions that differ between the network alone and the network watched."""
-        batch = self.images[: self.batch_size]
-        watched = self.monitor.probe(batch).output.argmax(1)
-        return float((watched != self.monitor.backbone(batch).argmax(1)).double().mean())
 
 
 def quality_of(right: Tensor, overlap: Tensor) -> dict[str, float | None]:

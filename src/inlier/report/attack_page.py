@@ -11,7 +11,7 @@ from inlier.report.figures import STYLES, Axis, Line, Point, line_chart
 from inlier.report.findings import Entry
 from inlier.report.markup import percent
 from inlier.report.parts import Plot, Thumbnails
-from inlier.report.tables import Column, Rate, Table, Value, number, share, words
+from inlier.report.tables import Column, Rate, Table, Value, gates_table, number, share, words
 
 __all__ = ["TIERS", "aside", "attack_document", "attackers_table", "beside_table", "curve", "eps_axis", "eps_cell",
            "eps_text", "rate_point", "spent_table"]  # fmt: skip
@@ -52,6 +52,15 @@ def attack_document(results: Mapping[str, Any]) -> Document:
     strips = list(pictures(results, norm))
     if strips:
         sections.append(Section("images", "What the images look like", pictures=strips))
+    if results.get("gates"):
+        sections.append(
+            Section(
+                "gates", "Were the attackers strong enough?",
+                ["A monitor may seem to hold because its attackers were weak. A check that fails, or was not run, is a "
+                 "reason to doubt the figures above."],
+                tables=[gates_table(results["gates"])],
+            )
+        )  # fmt: skip
     if results["raised"]:
         sections.append(Section("doubts", "What makes an attacker a poor witness", results["raised"]))
     tiers = sorted({row["tier"] for row in rows})
@@ -59,7 +68,7 @@ def attack_document(results: Mapping[str, Any]) -> Document:
         title=results["title"],
         lead="Images were changed on purpose, by no more than eps, so that the network errs on them. An image evades "
         "when its prediction changed and the monitor stayed silent, on the image as an 8-bit file holds it.",
-        verdict=verdict_of(rows, norm),
+        verdict=verdict_of(rows, norm) + failed(results.get("gates", ())),
         facts=[
             ("Images", f"{settings['images']}, of which {results['silent']} raised no alarm when clean"),
             ("False-alarm rate", f"{settings['rate']:g}, nominal, set on clean images"),
@@ -70,8 +79,8 @@ def attack_document(results: Mapping[str, Any]) -> Document:
         sections=sections,
         limits=[
             *(f"No attacker was tried who {told} ({tier})." for tier, told in TIERS.items() if tier not in tiers),
-            "These are the attackers that were asked for. Whether they are strong enough to say anything of the "
-            "monitor is what `inlier stress` checks.",
+            "These are the attackers that were asked for. `inlier stress` has more of them, and runs every check of "
+            "their strength.",
         ],
         results=results,
     )
@@ -100,6 +109,12 @@ def verdict_of(rows: Sequence[Entry], norm: str) -> str:
             f"{eps_text(worst['eps'], norm)}."
         )
     return " ".join(told)
+
+
+def failed(gates: Sequence[Entry]) -> str:
+    """Which checks of the attackers failed."""
+    names = [gate["name"] for gate in gates if gate["verdict"] == "FAIL"]
+    return f" Failed checks: {', '.join(names)}." if names else ""
 
 
 def attackers_table(rows: Sequence[Entry], norm: str, name: str = "by_eps", caption: str = "") -> Table:

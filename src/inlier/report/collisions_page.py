@@ -8,13 +8,12 @@ from statistics import median
 from typing import Any
 
 from inlier.evaluation.collisions import LAYERS
-from inlier.report.curves_page import gates_table
 from inlier.report.document import Document, Section
 from inlier.report.figures import axis_over, scatter_chart, step_chart
 from inlier.report.findings import Entry
 from inlier.report.markup import fine_percent, nominal
 from inlier.report.parts import Plot, Thumbnails
-from inlier.report.tables import Cell, Column, Rate, Spread, Table, Value, whole, words
+from inlier.report.tables import Cell, Column, Rate, Spread, Table, Value, gates_table, whole, words
 
 __all__ = ["collisions_page"]
 
@@ -85,7 +84,7 @@ def collisions_page(results: Mapping[str, Any]) -> Document:
         Section(
             "more", "Every eps and start", tables=[cells_table(results, starts), judged_table(results)], folded=True
         ),
-        Section("gates", "Checks against fooling ourselves", tables=[gates_table(results)]),
+        Section("gates", "Checks against fooling ourselves", tables=[gates_table(results["gates"])]),
     ]
     size = results["size"]
     return Document(

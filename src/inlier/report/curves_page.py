@@ -11,9 +11,9 @@ from inlier.report.figures import STYLES, Axis, Line, Point, axis_over, line_cha
 from inlier.report.findings import Entry
 from inlier.report.markup import fine_percent, nominal
 from inlier.report.parts import Plot, Thumbnails
-from inlier.report.tables import Cell, Column, Rate, Spread, Table, Value, words
+from inlier.report.tables import Cell, Column, Rate, Spread, Table, Value, gates_table, words
 
-__all__ = ["curves_page", "gates_table", "picked"]
+__all__ = ["curves_page", "picked"]
 
 HIDE, ALARM = "hide", "false_alarm"
 NORMS = {"Linf": "Linf norm of the change", "L2": "L2 norm of the change"}
@@ -75,7 +75,7 @@ def curves_page(results: Mapping[str, Any]) -> Document:
             ["The first image of each set, as it was and in growing balls, with the monitor's score. The last picture "
              "is the largest change, amplified."], pictures=strips, folded=True,
         ))  # fmt: skip
-    sections.append(Section("gates", "Checks against fooling ourselves", tables=[gates_table(results)]))
+    sections.append(Section("gates", "Checks against fooling ourselves", tables=[gates_table(results["gates"])]))
     return Document(
         title=results["title"],
         lead="A monitor gives every image a score. Here somebody who knows everything changes an image step by step so "
@@ -307,16 +307,6 @@ def strips_of(results: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator
             views.append((strip["difference"], "change, amplified", "what was added to the image"))
         if views:
             yield Thumbnails(labels[strip["monitor"]], f"{sets[strip['set']]}, {strip['image']}", tuple(views))
-
-
-def gates_table(results: Mapping[str, Any]) -> Table:
-    """What was checked, and whether it held."""
-    return Table(
-        "gates", "A check that fails is a reason to doubt the figures above.",
-        (Column("check"), Column("wanted"), Column("observed"), Column("verdict")),
-        tuple(tuple(words(gate[name]) for name in ("name", "wanted", "observed", "verdict"))
-              for gate in results["gates"]),
-    )  # fmt: skip
 
 
 def verdict_of(results: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ DOCUMENTS: Registry[Callable[[Mapping[str, Any]], Document]] = Registry(
     "document",
     {
         "attack": Entry("inlier.report.attack_page:attack_document", "what chosen attackers made of a monitor"),
+        "network": Entry("inlier.report.network_page:network_page", "what an attack made of a network alone"),
         "stress": Entry("inlier.report.stress_page:stress_document", "a suite of attackers on a monitor, and gates"),
         "collisions": Entry("inlier.report.collisions_page:collisions_page", "collisions and who notices"),
         "curves": Entry("inlier.report.curves_page:curves_page", "robustness curves"),

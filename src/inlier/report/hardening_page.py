@@ -9,7 +9,7 @@ from typing import Any
 from inlier.report.document import Document, Section
 from inlier.report.figures import STYLES, Axis, Line, Point, line_chart
 from inlier.report.parts import Plot
-from inlier.report.tables import Column, Rate, Table, Value, number, share, words
+from inlier.report.tables import Column, Rate, Table, Value, gates_table, number, share, words
 
 __all__ = ["hardening_page"]
 
@@ -88,12 +88,7 @@ def gates(results: Mapping[str, Any]) -> Iterator[Section]:
     """What was checked of the attackers, and whether it held; earlier results have no gates."""
     if "gates" not in results:
         return
-    names = ("network", "monitor", "name", "wanted", "observed", "verdict")
-    table = Table(
-        "gates", "Checks of the attackers, for every network and monitor that they were run on.",
-        tuple(Column(title) for title in ("network", "monitor", "check", "wanted", "observed", "verdict")),
-        tuple(tuple(words(gate[name]) for name in names) for gate in results["gates"]),
-    )  # fmt: skip
+    table = gates_table(results["gates"], "Of the attackers, for every network and monitor that they were run on.")
     told = ["A check that fails, or was not run, is a reason to doubt the figures above."]
     yield Section("gates", "Were the attackers strong enough", told, tables=[table])
 

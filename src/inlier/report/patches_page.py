@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from inlier.evaluation.patches import CLEAN, KINDS
-from inlier.report.curves_page import gates_table, picked
+from inlier.report.curves_page import picked
 from inlier.report.document import Document, Section
 from inlier.report.figures import STYLES, Axis, Line, Point, axis_over, line_chart
 from inlier.report.findings import Entry
 from inlier.report.markup import fine_percent, nominal
 from inlier.report.parts import Plot, Thumbnails
-from inlier.report.tables import Cell, Column, Rate, Spread, Table, Value, number, whole, words
+from inlier.report.tables import Cell, Column, Rate, Spread, Table, Value, gates_table, number, whole, words
 
 __all__ = ["patches_page"]
 
@@ -40,7 +40,7 @@ def patches_page(results: Mapping[str, Any]) -> Document:
             ["The first image, as it was and with the optimised patch, and what the network makes of both."],
             pictures=strips,
         ))  # fmt: skip
-    sections.append(Section("gates", "Checks against fooling ourselves", tables=[gates_table(results)]))
+    sections.append(Section("gates", "Checks against fooling ourselves", tables=[gates_table(results["gates"])]))
     config = results["config"]
     height, width = results["size"][-2:]
     return Document(

@@ -22,7 +22,7 @@ from inlier.report.figures import Line, Point, line_chart
 from inlier.report.findings import Entry
 from inlier.report.markup import nominal
 from inlier.report.parts import Plot
-from inlier.report.tables import Column, Rate, Table, share, words
+from inlier.report.tables import Column, Rate, Table, gates_table, share, words
 
 __all__ = ["stress_document"]
 
@@ -214,14 +214,6 @@ def smallest_table(results: Mapping[str, Any]) -> Table:
         (Column("of the prediction changed"), *map(Column, tiers)),
         tuple((share(row["share"]), *(told(row[tier]) for tier in tiers)) for row in results["smallest"]),
     )
-
-
-def gates_table(gates: Sequence[Entry]) -> Table:
-    return Table(
-        "gates", "Gates: what was asked, what was wanted, what was observed.",
-        (Column("gate"), Column("wanted"), Column("observed"), Column("verdict")),
-        tuple((words(g["name"]), words(g["wanted"]), words(g["observed"]), words(g["verdict"])) for g in gates),
-    )  # fmt: skip
 
 
 def clean_table(results: Mapping[str, Any]) -> Table:

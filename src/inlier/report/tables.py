@@ -18,8 +18,8 @@ from inlier.files import write_bytes
 from inlier.report.findings import Entry
 from inlier.report.markup import PLACEHOLDER, count, decimals, fine_percent, percent
 
-__all__ = ["Cell", "Column", "Rate", "Spread", "Table", "Value", "number", "quantity", "share", "to_csv", "to_latex",
-           "whole", "words", "write_tables"]  # fmt: skip
+__all__ = ["Cell", "Column", "Rate", "Spread", "Table", "Value", "gates_table", "number", "quantity", "share", "to_csv",
+           "to_latex", "whole", "words", "write_tables"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -252,6 +252,17 @@ class Table:
             return None
         columns = tuple(self.columns[n] for n in kept)
         return Table(self.name, self.caption, columns, tuple(tuple(row[n] for n in kept) for row in rows))
+
+
+def gates_table(gates: Sequence[Entry], caption: str = "") -> Table:
+    """What was checked, and whether it held."""
+    before = [name for name in ("network", "monitor") if gates and name in gates[0]]
+    names = [*before, "name", "wanted", "observed", "verdict"]
+    return Table(
+        "gates", caption or "A check that fails is a reason to doubt the figures above.",
+        tuple(Column("check" if name == "name" else name) for name in names),
+        tuple(tuple(words(gate[name]) for name in names) for gate in gates),
+    )  # fmt: skip
 
 
 def to_csv(table: Table) -> str:

@@ -1,0 +1,65 @@
+"""The page of an attack on a network alone: how much of its prediction changes, over eps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from inlier.report.attack_page import curve, eps_cell, eps_text
+from inlier.report.document import Document, Section
+from inlier.report.markup import percent
+from inlier.report.tables import Column, Rate, Table, number, share, words
+
+__all__ = ["network_page"]
+
+MOST = "changed_0.3"
+
+
+def network_page(results: Mapping[str, Any]) -> Document:
+    """The page of `inlier attack` on a network."""
+    settings, rows, norm = results["settings"], results["rows"], results["settings"]["norm"]
+    several = [row | {"attack": settings["attack"]} for row in rows if row["eps"] is not None]
+    radii = [row["eps"] for row in several]
+    table = Table(
+        "by_eps",
+        "What became of the prediction, and how large the changes are, as the file holds them: means over images, and "
+        "the largest of any.",
+        (
+            Column("eps"), Column("mean share changed"), Column("30 % changed", bar=1.0), Column("50 % changed"),
+            Column("L0"), Column("L1"), Column("L2"), Column("Linf"), Column("largest Linf"),
+        ),
+        tuple(
+            (
+                words("its own") if row["eps"] is None else eps_cell(row["eps"], norm), share(row["damage"]),
+                Rate.of(row[MOST]), Rate.of(row["changed_0.5"]), number(row["norms"]["L0"], 0),
+                number(row["norms"]["L1"], 1), number(row["norms"]["L2"], 2), number(row["norms"]["Linf"], 4),
+                number(row["largest"], 4),
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
+    plots = []
+    if len(radii) > 1:
+        title = "images with 30 % changed, percent"
+        plots = [curve("changed", several, [settings["attack"]], MOST, radii, norm, title)]
+    last = rows[-1]
+    at = "" if last["eps"] is None else f" at eps {eps_text(last['eps'], norm)}"
+    chosen = {name: settings[name] for name in ("steps", "target", "low_resolution", "patch")}
+    chosen["restarts"] = settings["restarts"] if settings["restarts"] > 1 else None
+    return Document(
+        title=results["title"],
+        lead="Images were changed on purpose so that the network errs on them. No monitor was asked.",
+        verdict=f"{percent(last['damage'])} of the prediction changed on average{at}, and 30\N{NO-BREAK SPACE}% or "
+        f"more of it on {last[MOST]['hits']} of {last[MOST]['images']} images, as 8-bit files hold them.",
+        facts=[
+            ("Attack", settings["attack"]), ("Images", f"{last['images']}"),
+            ("Norm", "Linf" if norm == "linf" else "L2, over all values of an image"),
+            *((name.replace("_", " ").capitalize(), f"{value}") for name, value in chosen.items() if value),
+        ],
+        sections=[Section("damage", "What became of the prediction", plots=plots, tables=[table])],
+        limits=[
+            "These are changes from the network's own prediction on the clean image, whether that was right or wrong.",
+            "One attack with these steps: a stronger one changes more.",
+        ],
+        results=results,
+    )  # fmt: skip

@@ -1,0 +1,80 @@
+"""Gates say of attackers whether their failure means anything: each fails where it should."""
+
+import pytest
+import torch
+from attacked import fitted, subjects
+
+from inlier.evaluation.gates import (
+    Gate,
+    black_box_gate,
+    dead_gate,
+    knowledge_gate,
+    monitor_gates,
+    never_falls,
+    rising_gate,
+    rounding_gate,
+    slope_gate,
+)
+
+
+def test_a_verdict_is_a_word_and_goes_into_the_results():
+    assert [Gate("", "", "", passed).verdict for passed in (True, False, None)] == ["PASS", "FAIL", "not run"]
+    assert Gate("a", "b", "c", True).told() == {"name": "a", "wanted": "b", "observed": "c", "verdict": "PASS"}
+
+
+def test_one_image_less_is_no_fall_and_two_are():
+    assert never_falls([0.5, 0.375, 0.375], 8)
+    assert not never_falls([0.5, 0.25], 8)
+    assert never_falls([], 0)
+
+
+@pytest.mark.parametrize(
+    ("gate", "verdict", "observed"),
+    [
+        (rising_gate([0.0, 0.5, 0.375], 8), "PASS", "0.000, 0.500, 0.375"),
+        (rising_gate([0.5, 0.0], 8), "FAIL", "0.500, 0.000"),
+        (rising_gate([0.5], 8), "not run", "0.500 at one eps alone"),
+        (knowledge_gate({"noise": 0.0, "T0": 0.25, "T3": 1.0}, 8), "PASS", "1.000, 0.250, 0.000"),
+        (knowledge_gate({"noise": 0.0, "T0": 0.75, "T3": 0.5}, 8), "FAIL", "0.500, 0.750, 0.000"),
+        (knowledge_gate({"T3": 0.5}, 8), "not run", "there is nobody to compare"),
+        (black_box_gate(torch.ones(8).bool(), torch.tensor([True, False])), "PASS", "2 and 1 of 2 images"),
+        (black_box_gate(torch.zeros(8).bool(), torch.tensor([True, False])), "FAIL", "0 and 1 of 2 images"),
+        (black_box_gate(None, torch.tensor([True])), "not run", "nobody saw everything"),
+        (black_box_gate(torch.ones(8).bool(), None), "not run", "no questions were asked"),
+        (rounding_gate(0.05), "PASS", "0.050"),
+        (rounding_gate(0.06), "FAIL", "0.060"),
+        (dead_gate([0.0, 0.01], "whom"), "PASS", "1.00%"),
+        (dead_gate([0.0, 0.02], "whom"), "FAIL", "2.00%"),
+        (dead_gate([], "whom"), "not run", "not counted"),
+    ],
+)
+def test_each_gate_passes_fails_and_says_when_it_was_not_run(gate, verdict, observed):
+    assert (gate.verdict, gate.observed) == (verdict, observed)
+
+
+class Watching:
+    """A monitor with a score of its own."""
+
+    def __init__(self, score):
+        self.score, self.probe, self.backbone = score, fitted().probe, fitted().backbone
+
+
+def test_a_slope_is_checked_against_the_gradient():
+    images = subjects().images
+    honest, masked = (
+        Watching(lambda x: x.square().flatten(1).mean(1)),
+        Watching(lambda x: x.detach().square().flatten(1).mean(1) + 1e-6 * x.flatten(1).mean(1)),
+    )
+    assert slope_gate(honest, images).verdict == "PASS"
+    assert slope_gate(masked, images).verdict == "FAIL"
+    assert slope_gate(Watching(lambda x: 0 * x.flatten(1).mean(1)), images).verdict == "FAIL"
+
+
+def test_a_monitor_answers_the_same_every_time_and_changes_no_prediction():
+    images = subjects().images
+    assert [gate.verdict for gate in monitor_gates(fitted(), images)] == ["PASS", "PASS"]
+    noise = torch.Generator().manual_seed(0)
+    assert monitor_gates(Watching(lambda x: torch.rand(len(x), generator=noise)), images)[0].verdict == "FAIL"
+    meddling = Watching(lambda x: torch.ones(len(x)))
+    meddling.backbone = lambda x: fitted().backbone(x).flip(1)
+    assert monitor_gates(meddling, images)[1].verdict == "FAIL"
