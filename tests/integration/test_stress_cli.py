@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import inlier
 from PIL import Image
 
+from inlier.backbones.street import street_espnet
 from inlier.datasets.scenes.scene import draw
 from inlier.datasets.scenes.worlds import WORLDS
 
@@ -131,10 +133,19 @@ def test_an_attack_on_a_monitor_writes_images_a_table_and_a_report_and_goes_on(p
         ("fgsm --weight 1", "--weight is for attacks on a monitor"),
         ("M --recipe rays --queries 20", "'rays' needs at least 23 questions"),
         ("fgsm --eps 0", "--eps has numbers"),
+        ("fgsm --taps conv", "--taps is for collision, not for 'fgsm'"),
+        ("M --recipe collision", "A collision is of a network alone"),
+        ("collision --towards I", "A collision needs --towards"),
+        ("collision --towards I --taps nowhere", "nowhere"),
+        ("collision --towards I --taps encoder.b3.act --target road", "it has no --target"),
+        ("collision --towards I --taps encoder.b3.act --norm l1", "--norm is linf or l2"),
+        ("collision --towards I --taps encoder.b3.act --norm l2", "eps in L2"),
+        ("collison --eps 1/255", "Did you mean 'collision'?"),
     ],
 )
 def test_attacks_that_cannot_be_are_refused(places, tmp_path, line, told):
-    words = [str(places / "m.inlier") if word == "M" else word for word in line.split()]
+    known = {"M": str(places / "m.inlier"), "I": str(places / "images")}
+    words = [known.get(word, word) for word in line.split()]
     ran = inlier("attack", *words, "--backbone", "street", "--images", places / "images", "--out", tmp_path / "out")
     assert ran.code == 2
     assert told in ran.err
@@ -218,6 +229,40 @@ def test_an_attack_on_a_network_goes_on_after_a_kill(places, tmp_path):
         Image.fromarray(255 - np.asarray(Image.open(path))).save(other / path.name)
     attack[attack.index(places / "images")] = other
     assert "other images" in inlier(*attack).err
+
+
+def test_a_collision_takes_the_features_of_other_images(places, tmp_path):
+    starts = tmp_path / "starts"
+    starts.mkdir()
+    for number in range(3):
+        Image.fromarray(draw(WORLDS["winter"], number, (48, 96)).image).save(starts / f"b_{number}.png")
+    attack = ["attack", "collision", "--backbone", "street", "--images", starts, "--towards", places / "images",
+              "--taps", "encoder.b3.act", "--steps", 40, "--batch-size", 2]  # fmt: skip
+    ran = inlier(*attack, "--eps", "4/255,32/255", "--out", tmp_path / "out", "--json")
+    assert ran.code == 0, ran.err
+    near, nearer = (row["beside"] for row in ran.json["rows"])
+    assert nearer["mape"] < near["mape"] < near["mape_before"] == nearer["mape_before"]
+    assert nearer["same"] > nearer["same_before"]
+    rows = list(csv.DictReader((tmp_path / "out" / "images.csv").read_text().splitlines()))
+    network = street_espnet()
+    for row, number in zip(rows[3:], range(3), strict=True):
+        goal, there = (tensor_of(file) for file in (places / "images" / f"a_{number:03}.png",
+                                                    tmp_path / "out" / "collision_32" / f"b_{number}.png"))  # fmt: skip
+        agree = (network.predict(there) == network.predict(goal)).float().mean().item()
+        assert float(row["same"]) == pytest.approx(agree)
+        assert float(row["Linf"]) <= 32 / 255 + 1e-6
+    assert "MAPE before" in (tmp_path / "out" / "report.html").read_text()
+    ran = inlier(*attack, "--norm", "l2", "--eps", "1", "--out", tmp_path / "ball")
+    assert ran.code == 0, ran.err
+    assert "features         MAPE" in ran.err
+    assert (tmp_path / "ball" / "b_0.png").is_file()
+    attack[attack.index("--images") + 1 : attack.index("--images") + 2] = [starts, "--resize", "40x80"]
+    resized = inlier(*attack, "--out", tmp_path / "small")  # both alike
+    assert resized.code == 0, resized.err
+
+
+def tensor_of(file):
+    return torch.from_numpy(np.asarray(Image.open(file)).copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def without_seconds(out):

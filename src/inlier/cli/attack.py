@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inlier.backbones.base import Backbone
-    from inlier.evaluation.network_attack import Attacked
+    from inlier.evaluation.assaults import Norm
+    from inlier.evaluation.network_attack import Attacked, Made
 
 __all__ = ["attack", "pictures_folder", "shown"]
 
-MONITOR, DELTA = ".inlier", ".safetensors"
+PAPER = "Liang, An algorithm to attack neural network encoder-based out-of-distribution sample detector"
+MONITOR, DELTA, COLLISION = ".inlier", ".safetensors", "collision"
 
 
 @unpacked
@@ -32,8 +34,8 @@ def attack(
         str,
         typer.Argument(
             metavar="MONITOR | RECIPE | DELTA.safetensors",
-            help="A monitor file from inlier fit; or, to attack the network alone, a name that `inlier recipes` lists "
-            "or the perturbation for all images that `inlier uap` made.",
+            help="A monitor file from inlier fit; or, to attack the network alone, a name that `inlier recipes` lists, "
+            "collision, or the perturbation for all images that `inlier uap` made.",
         ),
     ],
     backbone: BackboneArguments,
@@ -88,6 +90,18 @@ def attack(
         str | None,
         typer.Option(metavar="HxW", help="Change a copy of this size, whose change is up-sampled to the image."),
     ] = None,
+    towards: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[LAYOUT:]PATH",
+            help="Of collision: images whose features those of --images are to take, one after another.",
+        ),
+    ] = None,
+    taps: Annotated[
+        str | None,
+        typer.Option(help="Of collision: where features are to be the same, as `inlier taps` names it, or everywhere."),
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="Of collision: what eps is in, linf (as usual) or l2.")] = None,
     patch: Annotated[
         str | None,
         typer.Option(metavar="HxW[+ROW+COLUMN]", help="Change a patch of this size alone, by default in the middle."),
@@ -106,8 +120,11 @@ def attack(
 
     On a monitor success is that 30 % of the prediction changed without an alarm, among images that raised none before.
     The surface is the image as the file has it. A perturbation for all images is added as it is, whatever network it
-    was made on.
+    was made on. A collision gives images the features of others.
     """
+    aims = {"--towards": towards, "--taps": taps, "--norm": norm}
+    if what != COLLISION and any(aims.values()):
+        raise ValueError(f"{next(name for name, value in aims.items() if value)} is for collision, not for '{what}'")
     if what.endswith(MONITOR) or (Path(what).is_file() and not what.endswith(DELTA)):
         on_monitor(
             Path(what), backbone, images, out, recipe or [], way or [], eps, steps, queries, weights_from(weight),
@@ -121,8 +138,9 @@ def attack(
         if value:
             raise ValueError(f"{option} is for attacks on a monitor; name a file ending in {MONITOR}, not '{what}'")
     on_network(
-        what, backbone, images, out, eps, steps, restarts, target, (low_resolution, patch), seed, batch_size, json
-    )
+        what, backbone, images, out, eps, steps, restarts, target, (low_resolution, patch), (towards, taps, norm), seed,
+        batch_size, json,
+    )  # fmt: skip
 
 
 def on_monitor(
@@ -143,6 +161,11 @@ def on_monitor(
     from inlier.report.attack_page import attack_document
     from inlier.report.document import document_text
 
+    if COLLISION in recipes:
+        raise ValueError(
+            "A collision is of a network alone: `inlier attack collision`, then `inlier score` says of the copies what "
+            "the monitor makes of them"
+        )
     network = backbone.load()
     wanted = None if target is None else target_named(target, network.task)
     attackers, norm = attackers_of(
@@ -214,32 +237,43 @@ def shown(arguments: list[str]) -> list[str]:
 
 def on_network(
     recipe: str, backbone: BackboneArguments, images: ImageArguments, out: Path, eps: str | None, steps: int | None,
-    restarts: int, target: str | None, moved: tuple[str | None, str | None], seed: int, batch_size: int, json: bool,
+    restarts: int, target: str | None, moved: tuple[str | None, str | None],
+    aims: tuple[str | None, str | None, str | None], seed: int, batch_size: int, json: bool,
 ) -> None:  # fmt: skip
-    """A recipe or a perturbation for all images on the network alone."""
+    """A recipe, a collision or a perturbation for all images on the network alone."""
     from inlier.attacks.recipes import RECIPES, recipe_named
     from inlier.cli.pictures import write_pictures
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say, say_skipped
-    from inlier.evaluation.assaults import norm_of
-    from inlier.evaluation.network_attack import COLUMNS, attack_network
+    from inlier.evaluation.assaults import digest, norm_of
+    from inlier.evaluation.network_attack import attack_network
 
-    if not recipe.endswith(DELTA):
-        recipe = recipe_named(recipe)
-    norm = norm_of(recipe) or "linf"
-    if eps is None and moved[1] is not None and norm == "linf" and not recipe.endswith(DELTA):
+    made = recipe.endswith(DELTA)
+    if not made and recipe != COLLISION:
+        recipe = recipe_named(recipe, (COLLISION,))
+    told = {"--target": target, "--low-resolution": moved[0], "--patch": moved[1]}
+    if recipe == COLLISION:
+        goals, taps, norm = goals_of(images, aims, [name for name, value in told.items() if value])
+        if eps is None and norm == "l2":
+            raise ValueError("eps in L2 is over all values of an image: give --eps, such as 1,5")
+        eps = eps or "8/255"
+    else:
+        norm = norm_of(recipe) or "linf"
+    if eps is None and moved[1] is not None and norm == "linf" and not made:
         eps = "1"
     radii: list[float | None] = [None] if eps is None else list(epsilons_from(eps, 1e6 if norm == "l2" else 1.0))
     attacks, network = {}, None
     for radius in radii:
         given = (("eps", radius), ("steps", steps), ("restarts", restarts if restarts > 1 else None))
         settings: dict[str, Any] = {name: value for name, value in given if value is not None}
-        if recipe.endswith(DELTA):
-            others = {"target": target, "low-resolution": moved[0], "patch": moved[1]}
-            refused = [f"--{name}" for name in (*settings, *(name for name, value in others.items() if value))]
+        if made:
+            refused = [*(f"--{name}" for name in settings), *(name for name, value in told.items() if value)]
             if refused:
                 raise ValueError(f"'{recipe}' is made already: {' and '.join(refused)} can be said of a recipe alone")
             network, attacks[radius] = by_delta(recipe, backbone)
+        elif recipe == COLLISION:
+            network = network or backbone.load()
+            attacks[radius] = by_collision(network, goals, taps, norm, settings, seed)
         else:
             network, attacks[radius] = by_recipe(recipe, settings, target, moved, seed, backbone)
     assert network is not None
@@ -253,22 +287,20 @@ def on_network(
         return out if len(radii) == 1 else out / folder_name(recipe, radius or 0.0, norm)
 
     with progress_bars() as progress:
-        found, told = attack_network(
+        found, rows = attack_network(
             network, folder, out, attacks,
             settings={
-                "attack": digest_of(recipe) if recipe.endswith(DELTA) else recipe, "norm": norm, "epsilons": radii,
-                "steps": steps, "restarts": restarts, "target": target, "low_resolution": moved[0], "patch": moved[1],
-                "seed": seed,
+                "attack": digest_of(recipe) if made else recipe, "norm": norm, "epsilons": radii, "steps": steps,
+                "restarts": restarts, "target": target, "low_resolution": moved[0], "patch": moved[1], "seed": seed,
+                **({"taps": taps, "towards": digest(goals)} if recipe == COLLISION else {}),
             },
             keep=lambda radius, names, attacked: write_pictures(place(radius), names, attacked),
             batch_size=batch_size, progress=progress,
         )  # fmt: skip
     say_skipped(folder)
-    write_rows(out / "images.csv", COLUMNS, told)
-    results = finished(
-        out, "network", f"{Path(recipe).name} on a network alone", found,
-        papers={} if recipe.endswith(DELTA) else {recipe: RECIPES[recipe].paper},
-    )  # fmt: skip
+    write_rows(out / "images.csv", list(rows[0]), rows)
+    papers = {recipe: RECIPES[recipe].paper} if recipe in RECIPES else {COLLISION: PAPER} if recipe == COLLISION else {}
+    results = finished(out, "network", f"{Path(recipe).name} on a network alone", found, papers=papers)
     if json:
         print(json_.dumps(results))
         return
@@ -279,7 +311,34 @@ def on_network(
             f"{100 * row['changed_0.3']['rate']:.1f} % of the images"
         )
         say(f"largest change   {row['largest']:.4f} (Linf, after rounding to 8 bit)")
+        if recipe == COLLISION:
+            before, after, same = (row["beside"][name] for name in ("mape_before", "mape", "same"))
+            say(f"features         MAPE {before:.4f}, now {after:.4f}; {100 * same:.1f} % predicted alike (medians)")
     say(f"The report is {out / 'report.html'}, every image is in {out / 'images.csv'}")
+
+
+def goals_of(
+    images: ImageArguments, aims: tuple[str | None, str | None, str | None], refused: Sequence[str]
+) -> tuple[Tensor, str, Norm]:
+    """The images to collide with, where features are to be the same, and the norm.
+
+    Raises:
+        ValueError: one of these is missing or cannot be, or what a collision has no use for was given.
+    """
+    import torch
+
+    towards, taps, norm = aims
+    if towards is None or taps is None:
+        raise ValueError(
+            "A collision needs --towards, images whose features others are to take, and --taps, where: such as "
+            "--towards clean/images --taps encoder.b3.act; `inlier taps` lists taps, and everywhere is all of them"
+        )
+    if refused:
+        raise ValueError(f"A collision moves all pixels towards features: it has no {' or '.join(refused)}")
+    if norm not in (None, "linf", "l2"):
+        raise ValueError(f"--norm is linf or l2, not '{norm}'")
+    wanted = replace(images, images=towards, split=None, groups=None).open()
+    return torch.cat([batch.images for batch in wanted.batches(1)]), taps, "l2" if norm == "l2" else "linf"
 
 
 def write_rows(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -336,6 +395,7 @@ def by_recipe(
     from inlier.attacks.recipes import RECIPES
     from inlier.attacks.targets import target_maps, target_named
     from inlier.evaluation.assaults import recipe_attack
+    from inlier.evaluation.network_attack import Made
     from inlier.probe import Probe
 
     row = RECIPES[recipe]
@@ -347,7 +407,7 @@ def by_recipe(
     wanted = None if target is None else target_named(target, network.task)
     probe = Probe(network)
 
-    def attacked(images: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
+    def attacked(images: Tensor, _: int, before: Tensor | None) -> Made:
         height, width = images.shape[-2:]
         attack = replace(made, parametrisation=parametrisation_of(*moved, (height, width)) or Pixels())
         goal: int | Tensor | None = None
@@ -359,9 +419,25 @@ def by_recipe(
         else:
             goal = wanted
         result = attack(probe, images, row.objective, better=row.better, target=goal, seed=seed)
-        return result.images, result.before, result.config
+        return Made(result.images, result.before, result.config)
 
     return network, attacked
+
+
+def by_collision(
+    network: Backbone, goals: Tensor, taps: str, norm: Norm, settings: dict[str, Any], seed: int
+) -> Attacked:
+    """How images are given the features of others."""
+    from inlier.evaluation.collisions import colliding
+    from inlier.evaluation.network_attack import Made
+
+    collided = colliding(network, taps, goals, norm=norm, seed=seed, **settings)
+
+    def attacked(images: Tensor, first: int, _: Tensor | None) -> Made:
+        result, beside = collided(images, first)
+        return Made(result.images, result.before, result.config, beside)
+
+    return attacked
 
 
 def by_delta(path: str, backbone: BackboneArguments) -> tuple[Backbone, Attacked]:
@@ -369,14 +445,14 @@ def by_delta(path: str, backbone: BackboneArguments) -> tuple[Backbone, Attacked
     import torch
 
     from inlier.attacks.universal import UniversalDelta
+    from inlier.evaluation.network_attack import Made
 
     delta = UniversalDelta.load(path)
     network = backbone.load()
     config = delta.made.model_dump(mode="json") | {"transferred": delta.made.backbone != network.fingerprint()}
 
-    def attacked(images: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
-        changed = delta(images)
+    def attacked(images: Tensor, _: int, __: Tensor | None) -> Made:
         with torch.no_grad():
-            return changed, network.predict(images), config
+            return Made(delta(images), network.predict(images), config)
 
     return network, attacked

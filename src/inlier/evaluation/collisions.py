@@ -9,7 +9,7 @@ came of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from inlier.anatomy import Anatomy
 from inlier.attacks.collisions import Start, collide, collision, mape, start_images
+from inlier.attacks.engine import Attack, AttackResult
 from inlier.attacks.objectives import Context, Objective, most_likely
 from inlier.attacks.steppers import Cosine
 from inlier.backbones.base import Backbone, Classification
@@ -40,7 +41,7 @@ from inlier.readers import FeatureMap, Reader, SampledActivations, logits
 from inlier.registry import nearest
 from inlier.types import Images, Progress, Scores
 
-__all__ = ["LAYERS", "Collisions", "null_space"]
+__all__ = ["LAYERS", "Collisions", "Layer", "colliding", "null_space"]
 
 LAYERS = {
     "bottleneck": "the bottleneck",
@@ -365,12 +366,10 @@ class Work(GuardedWork[Collisions]):
     ) -> Iterator[tuple[Images, Scores]]:
         """The collisions, batch by batch, and their MAPE before they are rounded to 8 bit."""
         probe = Probe(guard.monitor.backbone, layer.readers)
-        steps = self.told.steps
-        found = collide(
-            ball["eps"], ball["norm"], -(-steps // 2), restarts=self.told.restarts, values=self.values,
+        attack = slowing(
+            ball["eps"], ball["norm"], self.told.steps, restarts=self.told.restarts, values=self.values,
             optimiser=self.told.optimiser,
         )  # fmt: skip
-        attack = replace(found, steps=steps, stepper=Cosine(found.stepper, steps))
         count = len(self.targets)
         for places in torch.split(torch.arange(len(starts)), self.told.batch_size):
             wanted = read(probe, self.targets.images[places % count])
@@ -407,6 +406,69 @@ class Work(GuardedWork[Collisions]):
         return {f"mape {name}": torch.cat(parts).double() for name, parts in apart.items()} | {
             "same": torch.cat(same), "read": torch.stack(dots)[:, kept], "wanted": wanted[kept],
         }  # fmt: skip
+
+
+def slowing(
+    eps: float, norm: Literal["l2", "linf"], steps: int, *, restarts: int, values: int,
+    optimiser: Literal["adamax", "pgd"],
+) -> Attack:  # fmt: skip
+    """`collide` whose moves shrink along a cosine, plain steps twice as long at first."""
+    found = collide(eps, norm, -(-steps // 2), restarts=restarts, values=values, optimiser=optimiser)
+    return replace(found, steps=steps, stepper=Cosine(found.stepper, steps))
+
+
+def colliding(
+    network: Backbone,
+    taps: str,
+    goals: Images,
+    eps: float,
+    *,
+    norm: Literal["l2", "linf"] = "linf",
+    steps: int = 300,
+    restarts: int = 1,
+    seed: int = 0,
+) -> Callable[[Images, int], tuple[AttackResult, Callable[[Images], dict[str, Tensor]]]]:
+    """The attack that gives images the features of others.
+
+    Args:
+        network: the encoder.
+        taps: where features are to be the same; see `Anatomy.select`.
+        goals: the images to collide with, in turn.
+        eps, norm: of the ball around each image.
+
+    Returns:
+        From images, and the number of the first of them, to the attack's result and a function of images in their
+        place: `mape` (n,) from the features wanted, and the share `same` (n,) of the prediction that is the goal's.
+
+    Raises:
+        ValueError, Mismatch: no such tap, or images of another size than the goals'.
+    """
+    anatomy = Anatomy.of(network, (goals.shape[-2], goals.shape[-1]), goals.shape[1])
+    shapes = anatomy.select(taps)
+    readers = tuple(FeatureMap(tap, shape, f"tap {n}") for n, (tap, shape) in enumerate(shapes.items()))
+    layer, probe = Layer(taps, readers, sum(reader.size for reader in readers)), Probe(network, readers)
+    attack = slowing(eps, norm, steps, restarts=restarts, values=goals[0].numel(), optimiser="pgd")
+
+    def collided(images: Images, first: int) -> tuple[AttackResult, Callable[[Images], dict[str, Tensor]]]:
+        if images.shape[1:] != goals.shape[1:]:
+            raise Mismatch(
+                f"Images of {tuple(images.shape[1:])} cannot take the features of images of {tuple(goals.shape[1:])}: "
+                "resize both to one size"
+            )
+        chosen = goals[torch.arange(first, first + len(images)) % len(goals)]
+        wanted = read(probe, chosen)
+
+        def beside(there: Images) -> dict[str, Tensor]:
+            agree = predicted(network, there) == predicted(network, chosen)
+            return {
+                "mape": layer.apart(read(probe, there), wanted).cpu().double(),
+                "same": agree.reshape(len(there), -1).double().mean(1),
+            }
+
+        objective = layer.objective([wanted[reader.name] for reader in readers])
+        return attack(probe, images, objective, seed=seed + first), beside
+
+    return collided
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,10 +23,27 @@ from inlier.images import ImageSource
 from inlier.perturbations.base import to_8_bit
 from inlier.types import Images, LabelMaps, Progress
 
-__all__ = ["COLUMNS", "Attacked", "attack_network"]
+__all__ = ["COLUMNS", "Attacked", "Made", "attack_network"]
 
-Attacked: TypeAlias = Callable[[Images, Images | None], tuple[Images, LabelMaps, Mapping[str, Any]]]
-"""From images, and the one before them, to the attacked ones, the prediction before, and what was run."""
+
+class Made(NamedTuple):
+    """What an attack made of a batch.
+
+    Args:
+        images: in [0, 1].
+        predicted: of the images before.
+        config: what was run.
+        beside: what else is told of images in their place, a number each; asked before the attack and after.
+    """
+
+    images: Images
+    predicted: LabelMaps
+    config: Mapping[str, Any]
+    beside: Callable[[Images], Mapping[str, Tensor]] = lambda images: {}
+
+
+Attacked: TypeAlias = Callable[[Images, int, Images | None], Made]
+"""From images, the number of the first, and the image before it, to what was made of them."""
 NORMS = ("L0", "L1", "L2", "Linf")
 COLUMNS = ("name", "eps", *NORMS, "damage")
 """What is told of every image; damage is the share of its prediction that changed."""
@@ -55,7 +72,7 @@ def attack_network(
         batch_size: images at a time.
 
     Returns:
-        Results as JSON values, and a row for each image and eps, by the names of `COLUMNS`.
+        Results as JSON values, and a row for each image and eps, by the names of `COLUMNS` and what is told beside.
 
     Raises:
         Mismatch: the folder is of other settings, of another network or of other images.
@@ -68,16 +85,18 @@ def attack_network(
     images: list[dict[str, Any]] = []
     done, total = 0, len(source) * len(attacks)
     for eps, attacked in attacks.items():
+        first = 0
         parts: list[dict[str, Tensor]] = []
         config: Mapping[str, Any] = {}
         before: Images | None = None
         for number, batch in enumerate(source.batches(batch_size)):
 
             def make(
-                given: Images = batch.images, previous: Images | None = before, attacked: Attacked = attacked
-            ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-                made, predicted, config = attacked(given, previous)
-                return measured(network, given, made, predicted), {"pixels": digest(given), "config": dict(config)}
+                given: Images = batch.images, at: int = first, previous: Images | None = before,
+                attacked: Attacked = attacked,
+            ) -> tuple[dict[str, Tensor], dict[str, Any]]:  # fmt: skip
+                made = attacked(given, at, previous)
+                return measured(network, given, made), {"pixels": digest(given), "config": dict(made.config)}
 
             tensors, told = place.part(f"eps {'given' if eps is None else f'{eps:.6g}'} batch {number}", make)
             if told["pixels"] != digest(batch.images):
@@ -90,8 +109,10 @@ def attack_network(
             before, config = batch.images[-1:], told["config"]
             for i, name in enumerate(batch.names):
                 norms = dict(zip(NORMS, tensors["norms"][i].tolist(), strict=True))
-                images.append({"name": name, "eps": eps, **norms, "damage": tensors["damage"][i].item()})
+                told_beside = {key: tensors[key][i].item() for key in beside_of(tensors)}
+                images.append({"name": name, "eps": eps, **norms, "damage": tensors["damage"][i].item(), **told_beside})
             done += len(batch.names)
+            first += len(batch.names)
             if progress is not None:
                 progress("attacking", done, max(done, total))
         if not parts:
@@ -101,22 +122,28 @@ def attack_network(
 
 
 @torch.no_grad()
-def measured(network: Backbone, images: Images, attacked: Images, predicted: LabelMaps) -> dict[str, Tensor]:
+def measured(network: Backbone, images: Images, made: Made) -> dict[str, Tensor]:
     """What an 8-bit file of the attacked images holds, how far it is from the clean ones, and what it changes."""
-    stored = to_8_bit(attacked)
-    differ = (network.predict(stored) != predicted).reshape(len(stored), -1).double().mean(1)
+    stored = to_8_bit(made.images)
+    differ = (network.predict(stored) != made.predicted).reshape(len(stored), -1).double().mean(1)
     return {
         "pictures": (stored * 255).round().byte(), "damage": differ,
         "norms": torch.stack(list(change_norms(images, stored).values()), 1).double(),
+        **{f"{name}_before": value for name, value in made.beside(images).items()}, **made.beside(stored),
     }  # fmt: skip
 
 
+def beside_of(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in tensors if name not in ("pictures", "damage", "norms")]
+
+
 def row_of(eps: float | None, parts: list[dict[str, Tensor]], config: Mapping[str, Any]) -> dict[str, Any]:
-    damage, norms = (torch.cat([part[name] for part in parts]) for name in ("damage", "norms"))
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "pictures"}
+    damage, norms = whole["damage"], whole["norms"]
     every = torch.ones_like(damage, dtype=torch.bool)
     return {
         "eps": eps, "images": len(damage), "damage": damage.mean().item(),
         **{f"changed_{share:g}": rate_of(damage >= share, every) for share in SHARES},
         "norms": dict(zip(NORMS, norms.mean(0).tolist(), strict=True)), "largest": norms[:, 3].max().item(),
-        "config": dict(config),
+        "beside": {name: whole[name].median().item() for name in beside_of(whole)}, "config": dict(config),
     }  # fmt: skip

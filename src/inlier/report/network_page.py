@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inlier.report.attack_page import curve, eps_cell, eps_text
@@ -38,13 +38,18 @@ def network_page(results: Mapping[str, Any]) -> Document:
             for row in rows
         ),
     )  # fmt: skip
+    tables = [table]
+    if rows[0].get("beside"):
+        tables.append(collision_table(rows, norm))
     plots = []
     if len(radii) > 1:
         title = "images with 30 % changed, percent"
         plots = [curve("changed", several, [settings["attack"]], MOST, radii, norm, title)]
     last = rows[-1]
     at = "" if last["eps"] is None else f" at eps {eps_text(last['eps'], norm)}"
-    chosen = {name: settings[name] for name in ("steps", "target", "low_resolution", "patch")}
+    chosen = {
+        name: settings[name] for name in ("steps", "target", "low_resolution", "patch", "taps") if settings.get(name)
+    }
     chosen["restarts"] = settings["restarts"] if settings["restarts"] > 1 else None
     return Document(
         title=results["title"],
@@ -56,10 +61,26 @@ def network_page(results: Mapping[str, Any]) -> Document:
             ("Norm", "Linf" if norm == "linf" else "L2, over all values of an image"),
             *((name.replace("_", " ").capitalize(), f"{value}") for name, value in chosen.items() if value),
         ],
-        sections=[Section("damage", "What became of the prediction", plots=plots, tables=[table])],
+        sections=[Section("damage", "What became of the prediction", plots=plots, tables=tables)],
         limits=[
             "These are changes from the network's own prediction on the clean image, whether that was right or wrong.",
             "One attack with these steps: a stronger one changes more.",
         ],
         results=results,
+    )  # fmt: skip
+
+
+def collision_table(rows: Sequence[Mapping[str, Any]], norm: str) -> Table:
+    """How near features came to those that were wanted."""
+    return Table(
+        "features",
+        "Features against those of the images to collide with: MAPE, the mean difference over the largest of those "
+        "wanted (0 is a collision), and the share of the prediction that is theirs. Medians over images.",
+        (Column("eps"), Column("MAPE before"), Column("MAPE"), Column("predicted alike before"),
+         Column("predicted alike")),
+        tuple(
+            (eps_cell(row["eps"], norm), number(row["beside"]["mape_before"], 4), number(row["beside"]["mape"], 4),
+             share(row["beside"]["same_before"]), share(row["beside"]["same"]))
+            for row in rows
+        ),
     )  # fmt: skip
