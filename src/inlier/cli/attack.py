@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inlier.backbones.base import Backbone
+    from inlier.datasets.base import Dataset
     from inlier.evaluation.assaults import Norm
     from inlier.evaluation.network_attack import Attacked, Made
 
@@ -137,10 +138,31 @@ def attack(
     ):  # fmt: skip
         if value:
             raise ValueError(f"{option} is for attacks on a monitor; name a file ending in {MONITOR}, not '{what}'")
-    on_network(
-        what, backbone, images, out, eps, steps, restarts, target, (low_resolution, patch), (towards, taps, norm), seed,
-        batch_size, json,
-    )  # fmt: skip
+    changes = {"--target": target, "--low-resolution": low_resolution, "--patch": patch}
+    refused = [name for name, value in changes.items() if value]
+    if what.endswith(DELTA):
+        settled = {"--eps": eps, "--steps": steps, "--restarts": restarts if restarts > 1 else None}
+        refused = [*(name for name, value in settled.items() if value is not None), *refused]
+        prepared = prepared_delta(what, backbone, refused)
+    elif what == COLLISION:
+        prepared = prepared_collision(backbone, images, towards, taps, norm, eps, steps, restarts, seed, refused)
+    else:
+        size = size_of(images.open())
+        prepared = prepared_recipe(what, backbone, eps, steps, restarts, target, (low_resolution, patch), size, seed)
+    on_network(prepared, images.open(), out, batch_size, json)
+
+
+def size_of(folder: Dataset) -> tuple[int, int]:
+    """(h, w) of the first image.
+
+    Raises:
+        ValueError: there is none.
+    """
+    first = next(iter(folder.batches(1)), None)
+    if first is None:
+        raise ValueError("There are no images to attack")
+    height, width = first.images.shape[-2:]
+    return int(height), int(width)
 
 
 def on_monitor(
@@ -235,72 +257,44 @@ def shown(arguments: list[str]) -> list[str]:
     return told
 
 
-def on_network(
-    recipe: str, backbone: BackboneArguments, images: ImageArguments, out: Path, eps: str | None, steps: int | None,
-    restarts: int, target: str | None, moved: tuple[str | None, str | None],
-    aims: tuple[str | None, str | None, str | None], seed: int, batch_size: int, json: bool,
-) -> None:  # fmt: skip
-    """A recipe, a collision or a perturbation for all images on the network alone."""
-    from inlier.attacks.recipes import RECIPES, recipe_named
+class Prepared(NamedTuple):
+    """An attack on a network alone, ready to run.
+
+    Args:
+        name: for people and for folders.
+        norm: that eps is in.
+        attacks: by eps; None where there is none to choose.
+        settings: all that they depend on besides the network.
+        papers: where they are from.
+    """
+
+    name: str
+    network: Backbone
+    norm: Norm
+    attacks: Mapping[float | None, Attacked]
+    settings: Mapping[str, Any]
+    papers: Mapping[str, str]
+
+
+def on_network(prepared: Prepared, folder: Dataset, out: Path, batch_size: int, json: bool) -> None:
+    """An attack on a network alone: files, a report and a summary."""
     from inlier.cli.pictures import write_pictures
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say, say_skipped
-    from inlier.evaluation.assaults import digest, norm_of
     from inlier.evaluation.network_attack import attack_network
 
-    made = recipe.endswith(DELTA)
-    if not made and recipe != COLLISION:
-        recipe = recipe_named(recipe, (COLLISION,))
-    told = {"--target": target, "--low-resolution": moved[0], "--patch": moved[1]}
-    if recipe == COLLISION:
-        goals, taps, norm = goals_of(images, aims, [name for name, value in told.items() if value])
-        if eps is None and norm == "l2":
-            raise ValueError("eps in L2 is over all values of an image: give --eps, such as 1,5")
-        eps = eps or "8/255"
-    else:
-        norm = norm_of(recipe) or "linf"
-    if eps is None and moved[1] is not None and norm == "linf" and not made:
-        eps = "1"
-    radii: list[float | None] = [None] if eps is None else list(epsilons_from(eps, 1e6 if norm == "l2" else 1.0))
-    attacks, network = {}, None
-    for radius in radii:
-        given = (("eps", radius), ("steps", steps), ("restarts", restarts if restarts > 1 else None))
-        settings: dict[str, Any] = {name: value for name, value in given if value is not None}
-        if made:
-            refused = [*(f"--{name}" for name in settings), *(name for name, value in told.items() if value)]
-            if refused:
-                raise ValueError(f"'{recipe}' is made already: {' and '.join(refused)} can be said of a recipe alone")
-            network, attacks[radius] = by_delta(recipe, backbone)
-        elif recipe == COLLISION:
-            network = network or backbone.load()
-            attacks[radius] = by_collision(network, goals, taps, norm, settings, seed)
-        else:
-            network, attacks[radius] = by_recipe(recipe, settings, target, moved, seed, backbone)
-    assert network is not None
-    folder = images.open()
-    first = next(iter(folder.batches(1)), None)
-    if first is not None:  # what cannot be is refused before anything is written
-        height, width = first.images.shape[-2:]
-        parametrisation_of(*moved, (height, width))
-
-    def place(radius: float | None) -> Path:
-        return out if len(radii) == 1 else out / folder_name(recipe, radius or 0.0, norm)
+    def place(eps: float | None) -> Path:
+        return out if len(prepared.attacks) == 1 else out / folder_name(prepared.name, eps or 0.0, prepared.norm)
 
     with progress_bars() as progress:
         found, rows = attack_network(
-            network, folder, out, attacks,
-            settings={
-                "attack": digest_of(recipe) if made else recipe, "norm": norm, "epsilons": radii, "steps": steps,
-                "restarts": restarts, "target": target, "low_resolution": moved[0], "patch": moved[1], "seed": seed,
-                **({"taps": taps, "towards": digest(goals)} if recipe == COLLISION else {}),
-            },
-            keep=lambda radius, names, attacked: write_pictures(place(radius), names, attacked),
-            batch_size=batch_size, progress=progress,
+            prepared.network, folder, out, prepared.attacks, settings=prepared.settings,
+            keep=lambda eps, names, attacked: write_pictures(place(eps), names, attacked), batch_size=batch_size,
+            progress=progress,
         )  # fmt: skip
     say_skipped(folder)
     write_rows(out / "images.csv", list(rows[0]), rows)
-    papers = {recipe: RECIPES[recipe].paper} if recipe in RECIPES else {COLLISION: PAPER} if recipe == COLLISION else {}
-    results = finished(out, "network", f"{Path(recipe).name} on a network alone", found, papers=papers)
+    results = finished(out, "network", f"{prepared.name} on a network alone", found, papers=prepared.papers)
     if json:
         print(json_.dumps(results))
         return
@@ -311,23 +305,42 @@ def on_network(
             f"{100 * row['changed_0.3']['rate']:.1f} % of the images"
         )
         say(f"largest change   {row['largest']:.4f} (Linf, after rounding to 8 bit)")
-        if recipe == COLLISION:
+        if row["beside"]:
             before, after, same = (row["beside"][name] for name in ("mape_before", "mape", "same"))
             say(f"features         MAPE {before:.4f}, now {after:.4f}; {100 * same:.1f} % predicted alike (medians)")
     say(f"The report is {out / 'report.html'}, every image is in {out / 'images.csv'}")
 
 
-def goals_of(
-    images: ImageArguments, aims: tuple[str | None, str | None, str | None], refused: Sequence[str]
-) -> tuple[Tensor, str, Norm]:
-    """The images to collide with, where features are to be the same, and the norm.
+def prepared_delta(path: str, backbone: BackboneArguments, refused: Sequence[str]) -> Prepared:
+    """A perturbation for all images.
 
     Raises:
-        ValueError: one of these is missing or cannot be, or what a collision has no use for was given.
+        ValueError: something was said of it that is settled.
+    """
+    import hashlib
+
+    if refused:
+        raise ValueError(f"'{path}' is made already: {' and '.join(refused)} can be said of a recipe alone")
+    network, attacked = by_delta(path, backbone)
+    told = f"{Path(path).name} ({hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]})"
+    return Prepared(Path(path).name, network, "linf", {None: attacked}, {"attack": told, "norm": "linf"}, {})
+
+
+def prepared_collision(
+    backbone: BackboneArguments, images: ImageArguments, towards: str | None, taps: str | None, norm: str | None,
+    eps: str | None, steps: int | None, restarts: int, seed: int, refused: Sequence[str],
+) -> Prepared:  # fmt: skip
+    """Images that take the features of others.
+
+    Raises:
+        ValueError: what it needs is missing or cannot be, or what it has no use for was given.
     """
     import torch
 
-    towards, taps, norm = aims
+    from inlier.evaluation.assaults import digest
+    from inlier.evaluation.collisions import colliding
+    from inlier.evaluation.network_attack import Made
+
     if towards is None or taps is None:
         raise ValueError(
             "A collision needs --towards, images whose features others are to take, and --taps, where: such as "
@@ -337,8 +350,60 @@ def goals_of(
         raise ValueError(f"A collision moves all pixels towards features: it has no {' or '.join(refused)}")
     if norm not in (None, "linf", "l2"):
         raise ValueError(f"--norm is linf or l2, not '{norm}'")
+    ball: Norm = "l2" if norm == "l2" else "linf"
+    if eps is None and ball == "l2":
+        raise ValueError("eps in L2 is over all values of an image: give --eps, such as 1,5")
     wanted = replace(images, images=towards, split=None, groups=None).open()
-    return torch.cat([batch.images for batch in wanted.batches(1)]), taps, "l2" if norm == "l2" else "linf"
+    goals, network = torch.cat([batch.images for batch in wanted.batches(1)]), backbone.load()
+
+    def attack(radius: float) -> Attacked:
+        more = {} if steps is None else {"steps": steps}
+        collided = colliding(network, taps, goals, radius, norm=ball, restarts=restarts, seed=seed, **more)
+
+        def attacked(batch: Tensor, first: int, _: Tensor | None) -> Made:
+            result, beside = collided(batch, first)
+            return Made(result.images, result.before, result.config, beside)
+
+        return attacked
+
+    radii = epsilons_from(eps or "8/255", 1e6 if ball == "l2" else 1.0)
+    settings = {
+        "attack": COLLISION, "norm": ball, "epsilons": radii, "steps": steps, "restarts": restarts, "seed": seed,
+        "taps": taps, "towards": digest(goals),
+    }  # fmt: skip
+    return Prepared(
+        COLLISION, network, ball, {radius: attack(radius) for radius in radii}, settings, {COLLISION: PAPER}
+    )
+
+
+def prepared_recipe(
+    recipe: str, backbone: BackboneArguments, eps: str | None, steps: int | None, restarts: int, target: str | None,
+    moved: tuple[str | None, str | None], size: tuple[int, int], seed: int,
+) -> Prepared:  # fmt: skip
+    """A recipe.
+
+    Raises:
+        LookupError: there is none of this name.
+        ValueError: settings that it cannot have.
+    """
+    from inlier.attacks.recipes import RECIPES, recipe_named
+    from inlier.evaluation.assaults import norm_of
+
+    recipe = recipe_named(recipe, (COLLISION,))
+    norm, network = norm_of(recipe) or "linf", backbone.load()
+    if eps is None and moved[1] is not None and norm == "linf":
+        eps = "1"
+    usual = inspect.signature(RECIPES[recipe].factory).parameters["eps"].default
+    radii = [usual] if eps is None else epsilons_from(eps, 1e6 if norm == "l2" else 1.0)
+    parametrisation_of(*moved, size)  # what cannot be is refused before anything is written
+    given = {"steps": steps, "restarts": restarts if restarts > 1 else None}
+    more = {name: value for name, value in given.items() if value is not None}
+    attacks = {radius: by_recipe(recipe, network, {"eps": radius, **more}, target, moved, seed) for radius in radii}
+    settings = {
+        "attack": recipe, "norm": norm, "epsilons": radii, "steps": steps, "restarts": restarts, "target": target,
+        "low_resolution": moved[0], "patch": moved[1], "seed": seed,
+    }  # fmt: skip
+    return Prepared(recipe, network, norm, attacks, settings, {recipe: RECIPES[recipe].paper})
 
 
 def write_rows(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -373,22 +438,15 @@ def finished(out: Path, kind: str, title: str, found: Mapping[str, Any], **more:
     return results
 
 
-def digest_of(file: str) -> str:
-    """The name of a file and what it holds."""
-    import hashlib
-
-    return f"{Path(file).name} ({hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]})"
-
-
 def by_recipe(
-    recipe: str,
-    settings: dict[str, Any],
-    target: str | None,
-    moved: tuple[str | None, str | None],
-    seed: int,
-    backbone: BackboneArguments,
-) -> tuple[Backbone, Attacked]:
-    """The network, and how a recipe attacks it."""
+    recipe: str, network: Backbone, settings: Mapping[str, Any], target: str | None,
+    moved: tuple[str | None, str | None], seed: int,
+) -> Attacked:  # fmt: skip
+    """How a recipe attacks a network.
+
+    Raises:
+        ValueError: it needs a target, or settings that it has not.
+    """
     import torch
 
     from inlier.attacks.constraints import Pixels
@@ -399,9 +457,7 @@ def by_recipe(
     from inlier.probe import Probe
 
     row = RECIPES[recipe]
-    usual = {"eps": inspect.signature(row.factory).parameters["eps"].default}
-    made = recipe_attack(recipe, **(usual | settings))
-    network = backbone.load()
+    made = recipe_attack(recipe, **settings)
     if row.needs_target and target is None:
         raise ValueError(f"Recipe '{recipe}' needs --target, one of {', '.join(network.task.classes)}")
     wanted = None if target is None else target_named(target, network.task)
@@ -420,22 +476,6 @@ def by_recipe(
             goal = wanted
         result = attack(probe, images, row.objective, better=row.better, target=goal, seed=seed)
         return Made(result.images, result.before, result.config)
-
-    return network, attacked
-
-
-def by_collision(
-    network: Backbone, goals: Tensor, taps: str, norm: Norm, settings: dict[str, Any], seed: int
-) -> Attacked:
-    """How images are given the features of others."""
-    from inlier.evaluation.collisions import colliding
-    from inlier.evaluation.network_attack import Made
-
-    collided = colliding(network, taps, goals, norm=norm, seed=seed, **settings)
-
-    def attacked(images: Tensor, first: int, _: Tensor | None) -> Made:
-        result, beside = collided(images, first)
-        return Made(result.images, result.before, result.config, beside)
 
     return attacked
 
