@@ -47,10 +47,8 @@ def network_page(results: Mapping[str, Any]) -> Document:
         plots = [curve("changed", several, [settings["attack"]], MOST, radii, norm, title)]
     last = rows[-1]
     at = "" if last["eps"] is None else f" at eps {eps_text(last['eps'], norm)}"
-    chosen = {
-        name: settings[name] for name in ("steps", "target", "low_resolution", "patch", "taps") if settings.get(name)
-    }
-    chosen["restarts"] = settings["restarts"] if settings["restarts"] > 1 else None
+    names = ("steps", "restarts", "target", "low_resolution", "patch", "taps")
+    chosen = {name: settings[name] for name in names if settings.get(name) not in (None, 1)}
     return Document(
         title=results["title"],
         lead="Images were changed on purpose so that the network errs on them. No monitor was asked.",
@@ -59,7 +57,7 @@ def network_page(results: Mapping[str, Any]) -> Document:
         facts=[
             ("Attack", settings["attack"]), ("Images", f"{last['images']}"),
             ("Norm", "Linf" if norm == "linf" else "L2, over all values of an image"),
-            *((name.replace("_", " ").capitalize(), f"{value}") for name, value in chosen.items() if value),
+            *((name.replace("_", " ").capitalize(), f"{value}") for name, value in chosen.items()),
         ],
         sections=[Section("damage", "What became of the prediction", plots=plots, tables=tables)],
         limits=[
