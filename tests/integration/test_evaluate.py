@@ -483,9 +483,21 @@ def test_a_joint_attack_is_made_against_the_monitor_that_is_judged(data, tmp_pat
     assert "did not know of the monitor" not in page
 
 
+def test_who_may_only_ask_asks_the_monitor_that_is_judged(data, tmp_path):
+    wanted = small(changes=[{"asked": "square", "monitor": "bands", "eps": 0.1, "queries": 10}])
+    results = evaluate(wanted, tmp_path / "out", data=data)
+    _, asked = results["sets"]
+    assert (asked["kind"], asked["settings"]["asked"], asked["settings"]["queries"]) == ("joint", "square", 10)
+    assert asked["settings"]["monitor"] == "bands"
+
+
 @pytest.mark.parametrize(
     ("change", "error", "told"),
     [
+        ({"asked": "squares", "monitor": "bands", "eps": 0.1}, LookupError, "Did you mean 'square'"),
+        ({"asked": "square", "eps": 0.1}, ValueError, "needs monitor"),
+        ({"asked": "rays", "monitor": "bands", "eps": 0.1, "queries": 5}, ValueError, "at least"),
+        ({"asked": "square", "monitor": "bands", "eps": 0.1, "steps": 5}, ValueError, "no setting 'steps'"),
         ({"joint": "duel", "monitor": "bands", "eps": 0.1}, LookupError, "Did you mean 'dual'"),
         ({"joint": "dual", "eps": 0.1}, ValueError, "needs monitor"),
         ({"joint": "dual", "monitor": "bands"}, ValueError, "and eps"),

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from inlier.attacks.asking import QUERIES, ask_monitor
 from inlier.attacks.constraints import LowResolution, MaskedPatch
 from inlier.attacks.engine import Attack, AttackResult
 from inlier.attacks.joint import WAYS, attack_monitor
@@ -39,8 +40,8 @@ from inlier.probe import Probe
 from inlier.registry import nearest
 from inlier.types import Images, Progress
 
-__all__ = ["CLEAN", "AttackPlan", "Change", "ChangePlan", "Ground", "JointPlan", "OtherImages", "PerturbationPlan",
-           "UniversalPlan", "plans_of"]  # fmt: skip
+__all__ = ["CLEAN", "AskingPlan", "AttackPlan", "Change", "ChangePlan", "Ground", "JointPlan", "OtherImages",
+           "PerturbationPlan", "UniversalPlan", "plans_of"]  # fmt: skip
 
 CLEAN = "clean"
 """The name of the set of clean images that is changed."""
@@ -75,6 +76,16 @@ class Ground:
     def probe(self) -> Probe:
         """What an attacker sees who does not know of any monitor."""
         return Probe(self.backbone)
+
+    def attackable(self, change: str, monitor: str) -> Monitor:
+        """The monitor that a change is made against.
+
+        Raises:
+            ValueError: there are no monitors here.
+        """
+        if self.monitor is None:
+            raise ValueError(f"'{change}' attacks the monitor '{monitor}', and there is none here")
+        return self.monitor(monitor)
 
 
 class Change(ABC):
@@ -215,9 +226,35 @@ class JointPlan(ChangePlan):
     settings: Mapping[str, Any]
 
     def change(self, ground: Ground) -> Change:
-        if ground.monitor is None:
-            raise ValueError(f"'{self.entry.name}' attacks the monitor '{self.monitor}', and there is none here")
-        return Joined(ground.monitor(self.monitor), self.settings, self.entry.name, ground.seed)
+        return Joined(ground.attackable(self.entry.name, self.monitor), self.settings, self.entry.name, ground.seed)
+
+
+@dataclass(frozen=True)
+class Asked(Change):
+    """Questions about every image to the network and one monitor, by who may do nothing else."""
+
+    monitor: Monitor
+    settings: Mapping[str, Any]
+    told: str
+    seed: int
+
+    def make(self, images: Images, names: Sequence[str]) -> Images:
+        each = [
+            ask_monitor(self.monitor, images[i : i + 1], seed=seed_of(self.seed, self.told, name), **self.settings)
+            for i, name in enumerate(names)
+        ]
+        return torch.cat([part.images for part in each]).to(images)
+
+
+@dataclass(frozen=True)
+class AskingPlan(ChangePlan):
+    """An attack that only asks, and the name of the monitor that it asks."""
+
+    monitor: str
+    settings: Mapping[str, Any]
+
+    def change(self, ground: Ground) -> Change:
+        return Asked(ground.attackable(self.entry.name, self.monitor), self.settings, self.entry.name, ground.seed)
 
 
 @dataclass(frozen=True)
@@ -267,6 +304,8 @@ def plans_of(tables: Sequence[Mapping[str, Any]]) -> list[ChangePlan | OtherImag
       `paper`, true if it is the paper's, and the recipe's own settings;
     * `joint`: a way of `attacks.joint.WAYS` to attack the network and one monitor; `monitor`, its name, `eps`, and the
       settings of `attack_monitor`. Other monitors are shown the same images, which were not made against them;
+    * `asked`: `square`, `spsa` or `rays`, which only ask about one image after another; `monitor`, the name of the one
+      that answers, `eps`, and the settings of `ask_monitor`;
     * `universal`: `gd_uap`; `made_on`, a backbone (by default the one that is attacked), `paper`, and its settings;
     * `images`: a source of images from elsewhere, with a `name`.
 
@@ -340,17 +379,34 @@ def attacks(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
 
 
 def joints(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
-    way, monitor = table["joint"], table.get("monitor")
-    if way not in WAYS:
-        raise LookupError(f"No way to attack a monitor is named '{way}'. {nearest(str(way), list(WAYS))}")
+    way, monitor, settings = against(table, "joint", WAYS, JOINT)
+    entry = named(table, way, "joint", {"way": way, "monitor": monitor, **JOINT, **settings})
+    return [JointPlan(entry, monitor, {"way": way, **settings})]
+
+
+def asking(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
+    how, monitor, settings = against(table, "asked", QUERIES, ASKED)
+    budget = settings.get("queries", ASKED["queries"])
+    if budget < QUERIES[how].least:
+        raise ValueError(f"asked '{how}' needs at least {QUERIES[how].least} queries to do anything, not {budget}")
+    entry = named(table, how, "joint", {"asked": how, "monitor": monitor, **ASKED, **settings})
+    return [AskingPlan(entry, monitor, {"how": how, **settings})]
+
+
+def against(
+    table: Mapping[str, Any], kind: str, rows: Mapping[str, Any], usual: Mapping[str, Any]
+) -> tuple[str, str, dict[str, Any]]:
+    """Of an attack on a monitor: the row it names, the monitor, and its settings."""
+    row, monitor = str(table[kind]), table.get("monitor")
+    if row not in rows:
+        raise LookupError(f"No way to attack a monitor is named '{row}'. {nearest(row, list(rows))}")
     if monitor is None or "eps" not in table:
-        raise ValueError(f"The joint attack '{way}' needs monitor = the name of one, and eps")
-    settings = rest(table, ("joint", "monitor", "paper", "name", "label"))
-    unknown = [name for name in settings if name not in ("eps", *JOINT)]
+        raise ValueError(f"{kind} '{row}' needs monitor = the name of one, and eps")
+    settings = rest(table, (kind, "monitor", "paper", "name", "label"))
+    unknown = [name for name in settings if name not in ("eps", *usual)]
     if unknown:
-        raise ValueError(f"joint '{way}' has no setting '{unknown[0]}'. {nearest(unknown[0], ['eps', *JOINT])}")
-    entry = named(table, str(way), "joint", {"way": way, "monitor": monitor, **JOINT, **settings})
-    return [JointPlan(entry, str(monitor), {"way": way, **settings})]
+        raise ValueError(f"{kind} '{row}' has no setting '{unknown[0]}'. {nearest(unknown[0], ['eps', *usual])}")
+    return row, str(monitor), settings
 
 
 def universals(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
@@ -378,6 +434,7 @@ PLANNERS: Mapping[str, Callable[[Mapping[str, Any]], list[ChangePlan | OtherImag
     "perturbation": perturbations,
     "attack": attacks,
     "joint": joints,
+    "asked": asking,
     "universal": universals,
     "images": others,
 }
@@ -419,6 +476,8 @@ JOINT = {
     if name in ("norm", "steps", "step_size", "share", "weight", "margin", "rate", "restarts")
 }
 """The settings of a joint attack that a study may have besides eps, with their defaults."""
+ASKED = {name: value for name, value in defaults(ask_monitor).items() if name in ("queries", "share", "rate")}
+"""Those of an attack that only asks."""
 
 
 def seed_of(seed: int, *told: str) -> int:
