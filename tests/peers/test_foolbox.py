@@ -1,4 +1,7 @@
-"""foolbox's attacks give our images, to 1e-6 a pixel: it projects x - x0 and adds it again, which rounds."""
+"""foolbox's attacks give our images, to 1e-6 a pixel: it projects x - x0 and adds it again, which rounds.
+
+foolbox 3.3.4 has neither Square nor SPSA; torchattacks has, and its answers are in `known_answers.safetensors`.
+"""
 
 from __future__ import annotations
 
