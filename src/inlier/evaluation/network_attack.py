@@ -104,7 +104,7 @@ def attack_network(
                     f"'{out}' holds an attack on other images than these from '{batch.names[0]}' on: give this one "
                     "another folder"
                 )
-            keep(eps, batch.names, tensors["pictures"].float() / 255)
+            keep(eps, batch.names, tensors.pop("pictures").float() / 255)  # and then there may be very many of them
             parts.append(tensors)
             before, config = batch.images[-1:], told["config"]
             for i, name in enumerate(batch.names):
@@ -134,11 +134,11 @@ def measured(network: Backbone, images: Images, made: Made) -> dict[str, Tensor]
 
 
 def beside_of(tensors: Mapping[str, Tensor]) -> list[str]:
-    return [name for name in tensors if name not in ("pictures", "damage", "norms")]
+    return [name for name in tensors if name not in ("damage", "norms")]
 
 
 def row_of(eps: float | None, parts: list[dict[str, Tensor]], config: Mapping[str, Any]) -> dict[str, Any]:
-    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "pictures"}
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     damage, norms = whole["damage"], whole["norms"]
     every = torch.ones_like(damage, dtype=torch.bool)
     return {
