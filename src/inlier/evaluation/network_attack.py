@@ -23,7 +23,7 @@ from inlier.images import ImageSource
 from inlier.perturbations.base import to_8_bit
 from inlier.types import Images, LabelMaps, Progress
 
-__all__ = ["COLUMNS", "Attacked", "Made", "attack_network"]
+__all__ = ["Attacked", "Made", "attack_network"]
 
 
 class Made(NamedTuple):
@@ -45,8 +45,6 @@ class Made(NamedTuple):
 Attacked: TypeAlias = Callable[[Images, int, Images | None], Made]
 """From images, the number of the first, and the image before it, to what was made of them."""
 NORMS = ("L0", "L1", "L2", "Linf")
-COLUMNS = ("name", "eps", *NORMS, "damage")
-"""What is told of every image; damage is the share of its prediction that changed."""
 
 
 def attack_network(
@@ -72,7 +70,8 @@ def attack_network(
         batch_size: images at a time.
 
     Returns:
-        Results as JSON values, and a row for each image and eps, by the names of `COLUMNS` and what is told beside.
+        Results as JSON values, and a row for each image and eps: its name, eps, the norms of its change, `damage`, the
+        share of its prediction that changed, and what is told beside.
 
     Raises:
         Mismatch: the folder is of other settings, of another network or of other images.
