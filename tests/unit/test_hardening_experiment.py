@@ -39,7 +39,7 @@ def folders(tmp_path_factory):
 def experiment(root, **more):
     given = {
         "title": "Toys", "backbone": "toy", "train": "toy:{data}/train", "choose": "toy:{data}/val",
-        "test": "toy:{data}/test", "settings": SETTINGS, "grey_levels": (20,), "choose_images": 2, "choose_steps": 2,
+        "test": "toy:{data}/test", "settings": SETTINGS, "grey_levels": (10, 20), "choose_images": 2, "choose_steps": 2,
         "test_images": 3, "attackers": ("oblivious, hinge", "dual, hinge"), "attack_steps": 2, "judged": 3,
         "false_alarm_rate": 0.1, "also": (), "most_cost": 1.0, "many_draws": 3,
     }  # fmt: skip

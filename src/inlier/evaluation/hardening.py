@@ -581,7 +581,7 @@ class _Work:
                 row[f"success_{share:g}"] = over_draws(evaded[label, eps, share], silent)
             rows.append(row)
         worst = []
-        for eps in self.epsilons:
+        for eps in dict.fromkeys(eps for _, eps in attacked):
             row = {"eps": eps}
             for share in SHARES:
                 hits = torch.stack([hit for (_, e, q), hit in evaded.items() if (e, q) == (eps, share)]).any(0)
