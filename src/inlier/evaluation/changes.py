@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from inlier.attacks.asking import QUERIES, ask_monitor
+from inlier.attacks.asking import QUERIES, MonitorQueries, ask_monitor
 from inlier.attacks.constraints import LowResolution, MaskedPatch
 from inlier.attacks.engine import Attack, AttackResult
-from inlier.attacks.joint import WAYS, attack_monitor
+from inlier.attacks.joint import WAYS, MonitorAttack, attack_monitor
 from inlier.attacks.recipes import RECIPES, Recipe, recipe_named
 from inlier.attacks.targets import TargetKind, target_maps, target_named
 from inlier.attacks.universal import UniversalDelta, gd_uap
@@ -40,8 +40,8 @@ from inlier.probe import Probe
 from inlier.registry import nearest
 from inlier.types import Images, Progress
 
-__all__ = ["CLEAN", "AskingPlan", "AttackPlan", "Change", "ChangePlan", "Ground", "JointPlan", "OtherImages",
-           "PerturbationPlan", "UniversalPlan", "plans_of"]  # fmt: skip
+__all__ = ["CLEAN", "AttackPlan", "Change", "ChangePlan", "Ground", "JointPlan", "OtherImages", "PerturbationPlan",
+           "UniversalPlan", "plans_of"]  # fmt: skip
 
 CLEAN = "clean"
 """The name of the set of clean images that is changed."""
@@ -76,16 +76,6 @@ class Ground:
     def probe(self) -> Probe:
         """What an attacker sees who does not know of any monitor."""
         return Probe(self.backbone)
-
-    def attackable(self, change: str, monitor: str) -> Monitor:
-        """The monitor that a change is made against.
-
-        Raises:
-            ValueError: there are no monitors here.
-        """
-        if self.monitor is None:
-            raise ValueError(f"'{change}' attacks the monitor '{monitor}', and there is none here")
-        return self.monitor(monitor)
 
 
 class Change(ABC):
@@ -201,18 +191,21 @@ class AttackPlan(ChangePlan):
 
 @dataclass(frozen=True)
 class Joined(Change):
-    """An attack on the network and one monitor by who knows both. Labels are the network's own prediction."""
+    """An attack on the network and one monitor, by who knows both or may ask them. Labels are the network's own
+    prediction; what draws is made image by image, each under a seed of its own."""
 
+    attack: Callable[..., MonitorAttack | MonitorQueries]
     monitor: Monitor
     settings: Mapping[str, Any]
+    draws: bool
     told: str
     seed: int
 
     def make(self, images: Images, names: Sequence[str]) -> Images:
-        if self.settings.get("restarts", 1) == 1:
-            return attack_monitor(self.monitor, images, seed=0, **self.settings).images.to(images)
+        if not self.draws:
+            return self.attack(self.monitor, images, seed=0, **self.settings).images.to(images)
         each = [
-            attack_monitor(self.monitor, images[i : i + 1], seed=seed_of(self.seed, self.told, name), **self.settings)
+            self.attack(self.monitor, images[i : i + 1], seed=seed_of(self.seed, self.told, name), **self.settings)
             for i, name in enumerate(names)
         ]
         return torch.cat([part.images for part in each]).to(images)
@@ -220,41 +213,18 @@ class Joined(Change):
 
 @dataclass(frozen=True)
 class JointPlan(ChangePlan):
-    """A way to attack network and monitor at once, and the name of that monitor."""
+    """An attack on network and monitor, the name of that monitor, and whether anything is drawn in it."""
 
+    attack: Callable[..., MonitorAttack | MonitorQueries]
     monitor: str
     settings: Mapping[str, Any]
+    draws: bool
 
     def change(self, ground: Ground) -> Change:
-        return Joined(ground.attackable(self.entry.name, self.monitor), self.settings, self.entry.name, ground.seed)
-
-
-@dataclass(frozen=True)
-class Asked(Change):
-    """Questions about every image to the network and one monitor, by who may do nothing else."""
-
-    monitor: Monitor
-    settings: Mapping[str, Any]
-    told: str
-    seed: int
-
-    def make(self, images: Images, names: Sequence[str]) -> Images:
-        each = [
-            ask_monitor(self.monitor, images[i : i + 1], seed=seed_of(self.seed, self.told, name), **self.settings)
-            for i, name in enumerate(names)
-        ]
-        return torch.cat([part.images for part in each]).to(images)
-
-
-@dataclass(frozen=True)
-class AskingPlan(ChangePlan):
-    """An attack that only asks, and the name of the monitor that it asks."""
-
-    monitor: str
-    settings: Mapping[str, Any]
-
-    def change(self, ground: Ground) -> Change:
-        return Asked(ground.attackable(self.entry.name, self.monitor), self.settings, self.entry.name, ground.seed)
+        if ground.monitor is None:
+            raise ValueError(f"'{self.entry.name}' attacks the monitor '{self.monitor}', and there is none here")
+        monitor = ground.monitor(self.monitor)
+        return Joined(self.attack, monitor, self.settings, self.draws, self.entry.name, ground.seed)
 
 
 @dataclass(frozen=True)
@@ -381,7 +351,7 @@ def attacks(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
 def joints(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
     way, monitor, settings = against(table, "joint", WAYS, JOINT)
     entry = named(table, way, "joint", {"way": way, "monitor": monitor, **JOINT, **settings})
-    return [JointPlan(entry, monitor, {"way": way, **settings})]
+    return [JointPlan(entry, attack_monitor, monitor, {"way": way, **settings}, settings.get("restarts", 1) > 1)]
 
 
 def asking(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
@@ -390,7 +360,7 @@ def asking(table: Mapping[str, Any]) -> list[ChangePlan | OtherImages]:
     if budget < QUERIES[how].least:
         raise ValueError(f"asked '{how}' needs at least {QUERIES[how].least} queries to do anything, not {budget}")
     entry = named(table, how, "joint", {"asked": how, "monitor": monitor, **ASKED, **settings})
-    return [AskingPlan(entry, monitor, {"how": how, **settings})]
+    return [JointPlan(entry, ask_monitor, monitor, {"how": how, **settings}, True)]
 
 
 def against(
