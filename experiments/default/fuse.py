@@ -108,7 +108,9 @@ def tried(options: argparse.Namespace) -> dict[str, Any]:
     """The table, by monitor and by how it was fitted."""
     seen = Seen.of(options, DEFAULT)
     copies = Copies(seen)
-    monitors = {name: (settings, ()) for name, settings in MONITORS.items()}
+    monitors: dict[str, tuple[Mapping[str, Any], Sequence[str]]] = {
+        name: (settings, ()) for name, settings in MONITORS.items()
+    }
     monitors |= {name: (MONITORS[of], changes) for name, (of, changes) in TOLERANT.items()}
     found: dict[str, Any] = {}
     for name, (settings, changes) in monitors.items():
@@ -123,8 +125,8 @@ def tried(options: argparse.Namespace) -> dict[str, Any]:
 def table(results: Mapping[str, Any]) -> str:
     kinds = list(next(iter(results["monitors"].values())))
     lines = [
-        "mean AUROC over the pseudo-anomalies; the largest share of a fold's clean frames, and the largest of frames with "
-        f"one of the harmless changes, that is flagged at {results['config']['rate']:.0%}",
+        "mean AUROC over the pseudo-anomalies; the largest share of a fold's clean frames, and the largest of frames "
+        f"with one of the harmless changes, that is flagged at {results['config']['rate']:.0%}",
         f"{'':38}" + "".join(f"{kind:>23}" for kind in kinds),
     ]
     for name, found in results["monitors"].items():

@@ -57,7 +57,7 @@ def test_a_study_that_cannot_be_is_refused(changed, error, message):
 @pytest.mark.parametrize(
     ("table", "error", "message"),
     [
-        ({"severity": 1}, ValueError, "one of perturbation, attack, joint, universal, images"),
+        ({"severity": 1}, ValueError, "one of perturbation, attack, joint, asked, universal, images"),
         ({"perturbation": "fog", "attack": "fgsm"}, ValueError, "one of perturbation"),
         ({"perturbation": "fogg"}, LookupError, "'fog'"),
         ({"perturbation": "fog", "severty": 3}, ValueError, "'severity'"),
