@@ -126,6 +126,25 @@ def test_what_chance_is_worth_is_tried_with_the_secret_and_with_more_draws(ran):
     assert checked["averaging over 3 draws gains nothing"] in ("PASS", "FAIL")
 
 
+def test_fewer_attackers_may_be_run_on_other_networks_and_the_page_says_so(ran, folders, opened, tmp_path):
+    out, first = ran
+    shutil.copytree(out / "work", tmp_path / "work")
+    settings = json.loads((out / "work" / "settings.json").read_text())
+    fewer = {"also": ["original"], "also_attackers": ["dual, hinge"]}
+    (tmp_path / "work" / "settings.json").write_text(json.dumps(settings | fewer))
+    results = experiment(folders, **fewer).run(tmp_path, data=folders)
+    attacks = {
+        name: {row["attack"].partition(", on")[0] for row in found["monitors"]["default"]["rows"]}
+        for name, found in results["tried"].items()
+    }
+    assert attacks == {"original": {"dual, hinge"}, first["chosen"]: {"oblivious, hinge", "dual, hinge"}}
+    document = hardening_page(json.loads(json.dumps(results | {"kind": "hardening"})))
+    (section,) = (each for each in document.sections if each.name == "success")
+    assert section.text[0].endswith("On original there were 1: dual, hinge.")
+    with pytest.raises(LookupError, match="attacker"):
+        experiment(folders, also_attackers=("dual, segpgd",))
+
+
 def test_the_suite_is_also_run_on_other_networks_and_the_page_sets_their_success_against_their_cost(
     ran, folders, opened, tmp_path
 ):

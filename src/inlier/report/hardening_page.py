@@ -65,7 +65,8 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
                 "success", "Success of the whole suite", [
                     "The worst attacker, image by image. Attacks that were made against one monitor are also shown "
                     f"to the other. A random look is asked {config['judged']} times, each time under another secret. "
-                    f"Draws that an attacker averages over at every step: {config['draws']}.",
+                    f"Draws that an attacker averages over at every step: {config['draws']}."
+                    + fewer(config),
                 ],
                 legend=[(label, f"s{n % STYLES}") for n, label in enumerate(results["tried"])],
                 plots=list(success_plots(results)), tables=[worst_table(results), alarm_table(results)],
@@ -82,6 +83,12 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
         ],
         results=results,
     )  # fmt: skip
+
+
+def fewer(config: Mapping[str, Any]) -> str:
+    """That not all attackers were run on the networks besides the chosen one."""
+    some = config.get("also_attackers")
+    return f" On {' and '.join(config['also'])} there were {len(some)}: {'; '.join(some)}." if some else ""
 
 
 def gates(results: Mapping[str, Any]) -> Iterator[Section]:
