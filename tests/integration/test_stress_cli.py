@@ -178,7 +178,7 @@ def test_a_patch_and_a_small_copy_are_all_that_changes(places, tmp_path):
 
 
 def test_a_network_alone_is_attacked_at_several_eps(places, tmp_path):
-    attack = ["attack", "fgsm", "--eps", "1/255,4/255", "--backbone", "street", "--images", places / "images",
+    attack = ["attack", "fgsm", "--eps", "4/255,1/255", "--backbone", "street", "--images", places / "images",
               "--out", tmp_path / "out"]  # fmt: skip
     said = inlier(*attack).err.splitlines()
     assert [line.split()[-1] for line in said if " written to " in line] == [
@@ -251,7 +251,10 @@ def test_a_collision_takes_the_features_of_other_images(places, tmp_path):
         agree = (network.predict(there) == network.predict(goal)).float().mean().item()
         assert float(row["same"]) == pytest.approx(agree)
         assert float(row["Linf"]) <= 32 / 255 + 1e-6
-    assert "MAPE before" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "MAPE before" in page
+    assert "the features of other images" in page
+    assert f"to {nearer['mape']:.4f} at eps 32/255" in page
     ran = inlier(*attack, "--norm", "l2", "--eps", "1", "--out", tmp_path / "ball")
     assert ran.code == 0, ran.err
     assert "features         MAPE" in ran.err

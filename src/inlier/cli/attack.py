@@ -366,7 +366,7 @@ def prepared_collision(
 
         return attacked
 
-    radii = epsilons_from(eps or "8/255", 1e6 if ball == "l2" else 1.0)
+    radii = sorted(epsilons_from(eps or "8/255", 1e6 if ball == "l2" else 1.0))
     settings = {
         "attack": COLLISION, "norm": ball, "epsilons": radii, "steps": steps, "restarts": restarts, "seed": seed,
         "taps": taps, "towards": digest(goals),
@@ -394,7 +394,7 @@ def prepared_recipe(
     if eps is None and moved[1] is not None and norm == "linf":
         eps = "1"
     usual = inspect.signature(RECIPES[recipe].factory).parameters["eps"].default
-    radii = [usual] if eps is None else epsilons_from(eps, 1e6 if norm == "l2" else 1.0)
+    radii = [usual] if eps is None else sorted(epsilons_from(eps, 1e6 if norm == "l2" else 1.0))
     parametrisation_of(*moved, size)  # what cannot be is refused before anything is written
     given = {"steps": steps, "restarts": restarts if restarts > 1 else None}
     more = {name: value for name, value in given.items() if value is not None}

@@ -45,15 +45,15 @@ def network_page(results: Mapping[str, Any]) -> Document:
     if len(radii) > 1:
         title = "images with 30 % changed, percent"
         plots = [curve("changed", several, [settings["attack"]], MOST, radii, norm, title)]
-    last = rows[-1]
-    at = "" if last["eps"] is None else f" at eps {eps_text(last['eps'], norm)}"
+    last, collides = rows[-1], bool(rows[-1].get("beside"))
     names = ("steps", "restarts", "target", "low_resolution", "patch", "taps")
     chosen = {name: settings[name] for name in names if settings.get(name) not in (None, 1)}
     return Document(
         title=results["title"],
-        lead="Images were changed on purpose so that the network errs on them. No monitor was asked.",
-        verdict=f"{percent(last['damage'])} of the prediction changed on average{at}, and 30\N{NO-BREAK SPACE}% or "
-        f"more of it on {last[MOST]['hits']} of {last[MOST]['images']} images, as 8-bit files hold them.",
+        lead="Images were changed on purpose so that "
+        + ("the network has the features of other images for them." if collides else "the network errs on them.")
+        + " No monitor was asked.",
+        verdict=verdict_of(last, norm),
         facts=[
             ("Attack", settings["attack"]), ("Images", f"{last['images']}"),
             ("Norm", "Linf" if norm == "linf" else "L2, over all values of an image"),
@@ -66,6 +66,22 @@ def network_page(results: Mapping[str, Any]) -> Document:
         ],
         results=results,
     )  # fmt: skip
+
+
+def verdict_of(row: Mapping[str, Any], norm: str) -> str:
+    """What came out at the largest eps."""
+    at = "" if row["eps"] is None else f" at eps {eps_text(row['eps'], norm)}"
+    if row.get("beside"):
+        told = row["beside"]
+        return (
+            f"Features came from a MAPE of {told['mape_before']:.4f} to {told['mape']:.4f}{at}, where 0 is a collision; "
+            f"{percent(told['same'])} of the prediction is that of the images collided with, "
+            f"{percent(told['same_before'])} was before (medians)."
+        )
+    return (
+        f"{percent(row['damage'])} of the prediction changed on average{at}, and 30\N{NO-BREAK SPACE}% or more of it "
+        f"on {row[MOST]['hits']} of {row[MOST]['images']} images, as 8-bit files hold them."
+    )
 
 
 def collision_table(rows: Sequence[Mapping[str, Any]], norm: str) -> Table:
