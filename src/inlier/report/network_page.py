@@ -74,7 +74,7 @@ def verdict_of(row: Mapping[str, Any], norm: str) -> str:
     if row.get("beside"):
         told = row["beside"]
         return (
-            f"Features came from a MAPE of {told['mape_before']:.4f} to {told['mape']:.4f}{at}, where 0 is a collision; "
+            f"Features came from a MAPE of {told['mape_before']:.4f} to {told['mape']:.4f}{at} (0 is a collision); "
             f"{percent(told['same'])} of the prediction is that of the images collided with, "
             f"{percent(told['same_before'])} was before (medians)."
         )
