@@ -259,6 +259,13 @@ def test_a_collision_takes_the_features_of_other_images(places, tmp_path):
     assert ran.code == 0, ran.err
     assert "features         MAPE" in ran.err
     assert (tmp_path / "ball" / "b_0.png").is_file()
+    (tmp_path / "small_goals").mkdir()
+    Image.new("RGB", (40, 24)).save(tmp_path / "small_goals" / "c.png")
+    small = [tmp_path / "small_goals" if word == places / "images" else word for word in attack]
+    refused = inlier(*small, "--out", tmp_path / "none")
+    assert refused.code == 2
+    assert "these have 24x40, 48x96: give --resize HxW" in refused.err
+    assert not (tmp_path / "none").exists()
     attack[attack.index("--images") + 1 : attack.index("--images") + 2] = [starts, "--resize", "40x80"]
     resized = inlier(*attack, "--out", tmp_path / "small")  # both alike
     assert resized.code == 0, resized.err

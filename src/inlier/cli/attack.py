@@ -14,6 +14,7 @@ import typer
 
 from inlier.cli import options
 from inlier.cli.arguments import BackboneArguments, ImageArguments, epsilons_from, parametrisation_of, unpacked
+from inlier.cli.rows import csv_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,7 +146,8 @@ def attack(
         refused = [*(name for name, value in settled.items() if value is not None), *refused]
         prepared = prepared_delta(what, backbone, refused)
     elif what == COLLISION:
-        prepared = prepared_collision(backbone, images, towards, taps, norm, eps, steps, restarts, seed, refused)
+        size = size_of(images.open())
+        prepared = prepared_collision(backbone, images, towards, taps, norm, eps, steps, restarts, size, seed, refused)
     else:
         size = size_of(images.open())
         prepared = prepared_recipe(what, backbone, eps, steps, restarts, target, (low_resolution, patch), size, seed)
@@ -179,6 +181,7 @@ def on_monitor(
     from inlier.cli.summary import say, say_skipped
     from inlier.evaluation.attacking import COLUMNS, AttackRun, attackers_of
     from inlier.evaluation.subjects import Subjects
+    from inlier.files import write_bytes
     from inlier.monitor import Monitor
     from inlier.report.attack_page import attack_document
     from inlier.report.document import document_text
@@ -212,7 +215,7 @@ def on_monitor(
             parametrisation=parametrisation_of(*moved, size), batch_size=batch_size, seed=seed, progress=progress,
         )  # fmt: skip
         found, rows = work.run()
-    write_rows(out / "images.csv", COLUMNS, rows)
+    write_bytes(out / "images.csv", csv_text(rows, COLUMNS).encode())
     papers = {one.name: RECIPES[one.way].paper for one in attackers if one.way in RECIPES}
     results = finished(out, "attack", f"Attacks on {file.name}", found, papers=papers)
     print(json_.dumps(results) if json else document_text(attack_document(results)))
@@ -282,6 +285,7 @@ def on_network(prepared: Prepared, folder: Dataset, out: Path, batch_size: int, 
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say, say_skipped
     from inlier.evaluation.network_attack import attack_network
+    from inlier.files import write_bytes
 
     def place(eps: float | None) -> Path:
         return out if len(prepared.attacks) == 1 else out / folder_name(prepared.name, eps or 0.0, prepared.norm)
@@ -293,7 +297,7 @@ def on_network(prepared: Prepared, folder: Dataset, out: Path, batch_size: int, 
             progress=progress,
         )  # fmt: skip
     say_skipped(folder)
-    write_rows(out / "images.csv", list(rows[0]), rows)
+    write_bytes(out / "images.csv", csv_text(rows).encode())
     results = finished(out, "network", f"{prepared.name} on a network alone", found, papers=prepared.papers)
     if json:
         print(json_.dumps(results))
@@ -319,16 +323,27 @@ def prepared_delta(path: str, backbone: BackboneArguments, refused: Sequence[str
     """
     import hashlib
 
+    import torch
+
+    from inlier.attacks.universal import UniversalDelta
+    from inlier.evaluation.network_attack import Made
+
     if refused:
         raise ValueError(f"'{path}' is made already: {' and '.join(refused)} can be said of a recipe alone")
-    network, attacked = by_delta(path, backbone)
+    delta, network = UniversalDelta.load(path), backbone.load()
+    config = delta.made.model_dump(mode="json") | {"transferred": delta.made.backbone != network.fingerprint()}
+
+    def attacked(images: Tensor, _: int, __: Tensor | None) -> Made:
+        with torch.no_grad():
+            return Made(delta(images), network.predict(images), config)
+
     told = f"{Path(path).name} ({hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]})"
     return Prepared(Path(path).name, network, "linf", {None: attacked}, {"attack": told, "norm": "linf"}, {})
 
 
 def prepared_collision(
     backbone: BackboneArguments, images: ImageArguments, towards: str | None, taps: str | None, norm: str | None,
-    eps: str | None, steps: int | None, restarts: int, seed: int, refused: Sequence[str],
+    eps: str | None, steps: int | None, restarts: int, size: tuple[int, int], seed: int, refused: Sequence[str],
 ) -> Prepared:  # fmt: skip
     """Images that take the features of others.
 
@@ -353,8 +368,12 @@ def prepared_collision(
     ball: Norm = "l2" if norm == "l2" else "linf"
     if eps is None and ball == "l2":
         raise ValueError("eps in L2 is over all values of an image: give --eps, such as 1,5")
-    wanted = replace(images, images=towards, split=None, groups=None).open()
-    goals, network = torch.cat([batch.images for batch in wanted.batches(1)]), backbone.load()
+    wanted = [batch.images for batch in replace(images, images=towards, split=None, groups=None).open().batches(1)]
+    sizes = sorted({tuple(image.shape[-2:]) for image in wanted} | {size})
+    if len(sizes) > 1:
+        told = ", ".join(f"{height}x{width}" for height, width in sizes)
+        raise ValueError(f"Features are those of images of one size, and these have {told}: give --resize HxW")
+    goals, network = torch.cat(wanted), backbone.load()
 
     def attack(radius: float) -> Attacked:
         more = {} if steps is None else {"steps": steps}
@@ -404,20 +423,6 @@ def prepared_recipe(
         "low_resolution": moved[0], "patch": moved[1], "seed": seed,
     }  # fmt: skip
     return Prepared(recipe, network, norm, attacks, settings, {recipe: RECIPES[recipe].paper})
-
-
-def write_rows(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table of images."""
-    import csv
-    import io
-
-    from inlier.files import write_bytes
-
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(file, table.getvalue().encode())
 
 
 def finished(out: Path, kind: str, title: str, found: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -478,21 +483,3 @@ def by_recipe(
         return Made(result.images, result.before, result.config)
 
     return attacked
-
-
-def by_delta(path: str, backbone: BackboneArguments) -> tuple[Backbone, Attacked]:
-    """The network, and how a perturbation for all images changes what it sees."""
-    import torch
-
-    from inlier.attacks.universal import UniversalDelta
-    from inlier.evaluation.network_attack import Made
-
-    delta = UniversalDelta.load(path)
-    network = backbone.load()
-    config = delta.made.model_dump(mode="json") | {"transferred": delta.made.backbone != network.fingerprint()}
-
-    def attacked(images: Tensor, _: int, __: Tensor | None) -> Made:
-        with torch.no_grad():
-            return Made(delta(images), network.predict(images), config)
-
-    return network, attacked

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json as json_
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from inlier.cli import options
+from inlier.cli.rows import csv_text
 
 if TYPE_CHECKING:
     from inlier.evaluation.compare import Comparison, Difference, Row
@@ -95,10 +94,10 @@ def compare(
     if out is not None:
         if comparison is not None:
             about = f". A: {comparison.a}. B: {comparison.b}."
-            write_bytes(out / "comparison.csv", csv_of(comparison.flat()))
+            write_bytes(out / "comparison.csv", csv_text(list(comparison.flat())).encode())
             write_bytes(out / "comparison.tex", latex_of("comparison", list(by_metric(comparison)), about))
         if tables:
-            write_bytes(out / "slices.csv", csv_of(row for table in tables for row in table.flat()))
+            write_bytes(out / "slices.csv", csv_text([row for table in tables for row in table.flat()]).encode())
             write_bytes(out / "slices.tex", latex_of("slices", [by_slice(table) for table in tables]))
     if json:
         told = {
@@ -205,16 +204,6 @@ def common_rate(a: Side, b: Side) -> list[str]:
 
     both = [text for text in rates_of(a) if text in rates_of(b)]
     return [nearest_rate(both)] if both else []
-
-
-def csv_of(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """With the columns of the first row; nothing is an empty cell."""
-    listed = list(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(listed[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(listed)
-    return text.getvalue().encode()
 
 
 # --- tables on a terminal --------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import sys
@@ -13,6 +12,7 @@ import typer
 
 from inlier.cli import options
 from inlier.cli.arguments import BackboneArguments, ImageArguments, network, unpacked
+from inlier.cli.rows import csv_text
 
 if TYPE_CHECKING:
     from inlier.datasets.base import Dataset
@@ -67,7 +67,7 @@ def score(
         columns = (readings.names, readings.groups, scores, loaded.calibration.p_value(scores), flagged)
         listed = [column if isinstance(column, tuple) else column.tolist() for column in columns]
         rows = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*listed, strict=True)]
-    text = _jsonl(rows) if format == "jsonl" else _csv(rows)
+    text = _jsonl(rows) if format == "jsonl" else csv_text(rows, COLUMNS)
     if out is None:
         sys.stdout.write(text)
     else:
@@ -104,14 +104,6 @@ def _looked_at(
 
 def _jsonl(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _overlay(picture: Any, verdict: Verdict) -> bytes:
