@@ -1,5 +1,7 @@
 """Attacks by questions on a monitor: what they may see, what they cost, and that what they say they found is there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from attacked import fitted
@@ -7,7 +9,7 @@ from toy_segmentation import scenes
 
 from inlier.attacks import asking
 from inlier.attacks.asking import QUERIES, ask_monitor
-from inlier.attacks.queries import rays
+from inlier.attacks.queries import rays, square
 from inlier.errors import NotFitted
 from inlier.monitor import Monitor
 
@@ -88,7 +90,38 @@ def test_progress_counts_up_to_all_questions(monitor, images):
     assert told[-1][1] == 400
 
 
+@pytest.mark.parametrize("how", QUERIES)
+def test_a_start_that_evades_costs_the_questions_up_to_it(monitor, images, how):
+    won = ask_monitor(monitor, images, EPS, queries=400, share=0.1)
+    evaded = won.evaded(0.1)
+    assert evaded.any()
+    found = ask_monitor(monitor, images, EPS, how=how, queries=60, share=0.1, initial=[images, won.images])
+    assert torch.equal(found.images[evaded], won.images[evaded])
+    assert (found.queries[evaded] == 2).all()
+    assert found.config["starts"] == 2
+
+
+def test_who_sees_scores_goes_on_from_the_best_start_within_the_budget(images, monkeypatch):
+    monitor = fitted(detector="mahalanobis")
+    begun = []
+    monkeypatch.setitem(QUERIES, "square", replace(QUERIES["square"], run=lambda *given, **more: (
+        begun.append(more["initial"]) or square(*given, **more)
+    )))  # fmt: skip
+    before = ask_monitor(monitor, images, 0.12, queries=20, share=0.1)
+    begun.clear()
+    after = ask_monitor(monitor, images, 0.12, queries=20, share=0.1, initial=[images, before.images], seed=1)
+    failed = ~after.evaded(0.1)
+    assert failed.all()
+    # What counts is the smaller of two; where the damage is what is missing, that is no less.
+    assert [bool(torch.equal(each, was[None])) for each, was in zip(begun, before.images, strict=True)] == [True] * 3
+    assert (after.queries <= 20).all()
+
+
 def test_what_cannot_be_is_refused(images):
+    with pytest.raises(ValueError, match="start from"):
+        ask_monitor(fitted(), images, EPS, initial=[images[:1]])
+    with pytest.raises(ValueError, match="leave nothing of 3 queries"):
+        ask_monitor(fitted(), images, EPS, queries=3, initial=[images, images])
     with pytest.raises(LookupError, match="square"):
         ask_monitor(fitted(), images, EPS, how="circle")
     with pytest.raises(NotFitted):

@@ -9,12 +9,16 @@ from inlier.evaluation.gates import (
     black_box_gate,
     dead_gate,
     knowledge_gate,
+    least_decided,
     monitor_gates,
     never_falls,
     rising_gate,
     rounding_gate,
     slope_gate,
+    steps_gate,
 )
+
+NOBODY = torch.zeros(2).bool()
 
 
 def test_a_verdict_is_a_word_and_goes_into_the_results():
@@ -26,6 +30,11 @@ def test_one_image_less_is_no_fall_and_two_are():
     assert never_falls([0.5, 0.375, 0.375], 8)
     assert not never_falls([0.5, 0.25], 8)
     assert never_falls([], 0)
+
+
+def test_the_least_decided_eps_is_the_one_nearest_to_a_half_and_of_several_the_smallest():
+    assert least_decided({2.0: 0.4, 1.0: 0.0, 4.0: 1.0}) == 2.0
+    assert least_decided({4.0: 1.0, 2.0: 1.0, 1.0: 1.0}) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -41,6 +50,11 @@ def test_one_image_less_is_no_fall_and_two_are():
         (black_box_gate(torch.zeros(8).bool(), torch.tensor([True, False])), "FAIL", "0 and 1 of 2 images"),
         (black_box_gate(None, torch.tensor([True])), "not run", "nobody saw everything"),
         (black_box_gate(torch.ones(8).bool(), None), "not run", "no questions were asked"),
+        (black_box_gate(torch.ones(8).bool(), NOBODY, torch.ones(8).bool()), "FAIL", "2, 0 and 2 of 2 images"),
+        (black_box_gate(torch.ones(8).bool(), ~NOBODY, torch.ones(8).bool()), "PASS", "2, 2 and 2 of 2 images"),
+        (steps_gate(NOBODY, NOBODY, "there"), "PASS", "+0.000 [-0.658, +0.658], 0 of 2 there"),
+        (steps_gate(torch.ones(40).bool(), torch.arange(40) < 20, ""), "FAIL", "-0.500 [-0.648, -0.328], 40 of 40 "),
+        (steps_gate(NOBODY[:0], NOBODY[:0], "there"), "not run", "no image was silent"),
         (rounding_gate(0.05), "PASS", "0.050"),
         (rounding_gate(0.06), "FAIL", "0.060"),
         (dead_gate([0.0, 0.01], "whom"), "PASS", "1.00%"),

@@ -126,6 +126,23 @@ def test_what_chance_is_worth_is_tried_with_the_secret_and_with_more_draws(ran):
     assert checked["averaging over 3 draws gains nothing"] in ("PASS", "FAIL")
 
 
+def test_the_best_attacker_who_knows_a_monitor_is_given_twice_the_steps(ran):
+    out, results = ran
+    tried = results["tried"][results["chosen"]]
+    assert set(tried["twice"]) == set(tried["monitors"])
+    for kind, found in tried["twice"].items():
+        assert found["attack"] == f"dual, hinge, on {kind}"
+        rows = {
+            row["eps"]: row["success_0.3"]
+            for row in tried["monitors"][kind]["rows"]
+            if row["attack"] == found["attack"]
+        }
+        assert found["before"] == rows[found["eps"]]
+    checked = [gate for gate in results["gates"] if gate["name"] == "twice the steps gain nothing"]
+    assert [gate["monitor"] for gate in checked] == list(tried["twice"])
+    assert len(list(out.glob("work/*twice*"))) == 2
+
+
 def test_fewer_attackers_may_be_run_on_other_networks_and_the_page_says_so(ran, folders, opened, tmp_path):
     out, first = ran
     shutil.copytree(out / "work", tmp_path / "work")

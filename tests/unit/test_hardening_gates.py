@@ -31,6 +31,8 @@ def tried():
         "attack": "dual, hinge, on random look", "eps": EPSILONS[1], "many_draws": 20, "secret": rate(0.9),
         "many": rate(0.7),
     }  # fmt: skip
+    steps = {"attack": "dual, hinge, on default", "eps": EPSILONS[0], "before": rate(0.6), "after": rate(0.7)}
+    networks["it"]["twice"] = {"default": steps}
     return copy.deepcopy(networks)
 
 
@@ -96,3 +98,10 @@ def test_the_look_that_is_known_must_fall_and_many_draws_must_gain_nothing():
     del networks["it"]["chance"]["many"]
     networks["it"]["chance"]["many_draws"] = 0
     assert verdict(networks, "averaging over many draws gains nothing", monitor="random look") == "not run"
+
+
+def test_twice_the_steps_may_gain_one_image_and_no_more():
+    networks = tried()
+    assert verdict(networks, "twice the steps gain nothing") == "PASS"
+    networks["it"]["twice"]["default"]["after"] = rate(0.85)
+    assert verdict(networks, "twice the steps gain nothing") == "FAIL"

@@ -161,3 +161,24 @@ def test_square_breaks_a_network_that_has_no_gradient():
         return logits.scatter(1, own, -torch.inf).amax(1) - logits.gather(1, own)[:, 0]
 
     assert square(margin, images, 0.2, queries=400).won.float().mean() > 0.8
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_start_is_brought_into_the_ball_and_gone_on_from(name, images):
+    attack, most = ATTACKS[name]
+    oracle, start = linear(), images + 0.5 * WEIGHTS.sign()  # the corner of the ball that is best, once it is there
+    best = oracle(images + 0.05 * WEIGHTS.sign())
+    found = attack(oracle, images, win=math.inf, initial=start)
+    torch.testing.assert_close(found.values, best)
+    assert (found.images - images).abs().max() <= 0.05 + 1e-6
+    assert (found.queries <= most + 1).all()
+    worse = attack(oracle, images, win=math.inf, initial=images - 0.05 * WEIGHTS.sign())
+    assert (worse.values >= oracle(images)).all()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_who_has_won_is_not_asked_about_a_start(name, images):
+    attack, _ = ATTACKS[name]
+    found = attack(linear(), images, win=-math.inf, initial=images + 1)
+    assert torch.equal(found.images, images)
+    assert (found.queries == 1).all()

@@ -6,7 +6,7 @@ monitor's score or only whether it raised an alarm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -35,7 +35,8 @@ class Asking:
     """A row: how questions become an image, what each answer holds, and where it is from.
 
     Args:
-        run: of an oracle, images, eps, a budget of queries, a seed and what is told of progress.
+        run: of an oracle, images, eps, a budget of queries, where to start (None: from the images themselves), a seed
+            and what is told of progress.
         reveals: the monitor's `score`, or its `flag` alone.
         paper: source.
         least: the fewest questions with which it does what it is for.
@@ -48,21 +49,23 @@ class Asking:
 
 
 def by_spsa(
-    oracle: Callable[[Images], Tensor], images: Images, eps: float, *, queries: int, seed: int,
+    oracle: Callable[[Images], Tensor], images: Images, eps: float, *, queries: int, initial: Images | None, seed: int,
     progress: Progress | None,
 ) -> QueryResult:  # fmt: skip
     """SPSA with as many steps as the budget pays for."""
     samples = min(SAMPLES, max(2, queries // 2 * 2 - 2))
-    steps = max(1, (queries - 1) // (samples + 1))
+    steps = max(1, (queries - (1 if initial is None else 2)) // (samples + 1))
     size = min(0.01, eps / 2)
-    return spsa(oracle, images, eps, steps=steps, samples=samples, size=size, seed=seed, progress=progress)
+    return spsa(
+        oracle, images, eps, steps=steps, samples=samples, size=size, initial=initial, seed=seed, progress=progress
+    )
 
 
 def by_rays(
-    decision: Callable[[Images], Tensor], images: Images, eps: float, *, queries: int, seed: int,
-    progress: Progress | None,
+    decision: Callable[[Images], Tensor], images: Images, eps: float, *, queries: int, initial: Images | None,
+    seed: int, progress: Progress | None,
 ) -> QueryResult:  # fmt: skip
-    """RayS; an image that wins only beyond eps stays as it was."""
+    """RayS; an image that wins only beyond eps stays as it was. It has no use for a start that has not won."""
     found = rays(decision, images, eps, queries=queries, seed=seed, progress=progress)
     inside = found.images.where(found.won.view(-1, 1, 1, 1).to(images.device), images)
     return replace(found, images=inside)
@@ -121,6 +124,7 @@ def ask_monitor(
     queries: int = 500,
     share: float = 0.3,
     rate: float | None = None,
+    initial: Sequence[Images] = (),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MonitorQueries:
@@ -138,16 +142,24 @@ def ask_monitor(
         queries: an image at most.
         share: of the prediction that is to change.
         rate: the nominal false-alarm rate; by default the monitor's own.
+        initial: what was made of the images without asking, each (n, c, h, w), such as by transfer. It is asked about
+            first, and who sees scores goes on from the best of it.
         seed: of what is drawn.
 
     Raises:
         LookupError: no such row.
         NotFitted: the monitor is not calibrated.
-        ValueError: a budget that the attack cannot use, or images out of range.
+        ValueError: a budget that the attack cannot use, images out of range, or others to start from than as many of
+            the same shape.
     """
     if how not in QUERIES:
         raise LookupError(f"No attack by queries is named '{how}'. There are {', '.join(QUERIES)}.")
     row, limit = QUERIES[how], limit_of(monitor, rate)
+    for start in initial:
+        if start.shape != images.shape:
+            raise ValueError(f"Expected images {tuple(images.shape)} to start from, not {tuple(start.shape)}")
+    if initial and queries < len(initial) + 2:
+        raise ValueError(f"{len(initial)} images to start from leave nothing of {queries} queries: give more")
     prediction = torch.cat([monitor.backbone.predict(image) for image in torch.split(images, 1)])
     answer = partial(_answer, monitor, limit=limit, share=share)
     parts = []
@@ -162,14 +174,32 @@ def ask_monitor(
             if progress is not None:
                 progress(how, place * queries + done * queries // of, len(images) * queries)
 
-        parts.append(row.run(oracle, image, eps, queries=queries, seed=seed + place, progress=step))
+        starts = [start[place : place + 1].to(image) for start in initial]
+        parts.append(_asked(row, oracle, image, eps, starts, queries=queries, seed=seed + place, progress=step))
     stored = (torch.cat([part.images for part in parts]) * 255).round() / 255
     before, after, later = _scores(monitor, images, stored)
     damage = (later != prediction).reshape(len(images), -1).float().mean(1)
     config = {"attack": how, "queries": queries, "eps": eps, "reveals": row.reveals, "share": share, "seed": seed}
+    config |= {"starts": len(initial)} if initial else {}
     return MonitorQueries(
         before, after, damage, limit, images, stored, later, torch.cat([part.queries for part in parts]), config
     )  # fmt: skip
+
+
+def _asked(
+    row: Asking, oracle: Callable[[Images], Tensor], image: Images, eps: float, starts: Sequence[Images], *,
+    queries: int, seed: int, progress: Progress,
+) -> QueryResult:  # fmt: skip
+    """One image. What is there to start from is asked about first, one after another until one has won."""
+    best, most = None, -torch.inf
+    for spent, start in enumerate(starts, start=1):
+        value = float(oracle(start)[0])
+        if value > 0 or (value == 0 and row.reveals == "score"):
+            return QueryResult(start, torch.tensor([value]), torch.tensor([True]), torch.tensor([spent]))
+        if value > most:
+            best, most = start, value
+    found = row.run(oracle, image, eps, queries=queries - len(starts), initial=best, seed=seed, progress=progress)
+    return replace(found, queries=found.queries + len(starts))
 
 
 def _answer(monitor: Monitor, asked: Images, own: LabelMaps, *, limit: float, share: float) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,12 @@ class Asked:
         self.values[places[better]] = values[better]
         return better
 
+    def start_at(self, ball: LinfBall, initial: Images | None) -> None:
+        """Offer these instead of the clean images, unless there are none or somebody has won."""
+        left = self.left
+        if initial is not None and len(left):
+            self.offer(ball.project(initial.to(self.best)[left], self.best[left]), left)
+
     def result(self) -> QueryResult:
         return QueryResult(self.best, self.values, self.values >= self.win, self.queries)
 
@@ -91,6 +97,7 @@ def spsa(
     delta: float = 0.01,
     size: float = 0.01,
     win: float = 0.0,
+    initial: Images | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
@@ -108,6 +115,7 @@ def spsa(
         delta: of a difference.
         size: of Adam's steps.
         win: an image whose value is at least this leaves.
+        initial: where to start, brought into the ball, if that is better than the images themselves: one query more.
         batch_size: images in one question at most.
         seed: of the signs.
 
@@ -121,7 +129,8 @@ def spsa(
         )
     ball, generator = LinfBall(eps), torch.Generator().manual_seed(seed)
     asked = Asked(oracle, images, win)
-    at = images.clone()
+    asked.start_at(ball, initial)
+    at = asked.best.clone()
     mean, square = torch.zeros_like(images), torch.zeros_like(images)
     for step in range(1, steps + 1):
         for place in asked.left.tolist():
@@ -155,6 +164,7 @@ def square(
     queries: int = 5000,
     share: float = 0.8,
     win: float = 0.0,
+    initial: Images | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> QueryResult:
@@ -163,7 +173,7 @@ def square(
     Source: Andriushchenko et al. 2020 (arXiv:1912.00049), algorithms 1 and 2 in Linf, with the schedule of section 3.2.
 
     Args:
-        oracle, images, eps, win, seed: as of `spsa`.
+        oracle, images, eps, win, initial, seed: as of `spsa`; with `initial` there are no stripes to begin with.
         queries: an image at most, the first look included.
         share: of the image's pixels that the first square has.
     """
@@ -172,13 +182,14 @@ def square(
         raise ValueError(f"square needs at least 2 queries and a share in (0, 1], not {queries} and {share}")
     generator = torch.Generator().manual_seed(seed)
     asked = Asked(oracle, images, win)
+    asked.start_at(LinfBall(eps), initial)
     channels, height, width = images.shape[1:]
 
     def signs(*shape: int) -> Tensor:
         return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(images)
 
     left = asked.left
-    if len(left):
+    if len(left) and initial is None:
         stripes = signs(len(left), channels, 1, width)
         asked.offer((images[left] + eps * stripes).clamp(0, 1), left)
     for number in range(2, queries):

@@ -173,6 +173,7 @@ class Assaults:
         told: str = "",
         count: int | None = None,
         initial: Images | None = None,
+        starts: Sequence[Images] = (),
     ) -> Cell:
         """One attacker at one eps; from its file, if it is there.
 
@@ -181,6 +182,7 @@ class Assaults:
             told: the name of the cell, if not the attacker's.
             count: so many of the images alone, the first ones.
             initial: where to start instead of the clean images.
+            starts: what others made of these images without asking, which who asks asks about first.
         """
         count = len(self.subjects) if count is None else min(count, len(self.subjects))
         made = False
@@ -188,12 +190,11 @@ class Assaults:
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
             nonlocal made
             made = True
-            return self.attacked(one, eps, monitor or self.monitor, told, count, initial)
+            return self.attacked(one, eps, monitor or self.monitor, told, count, initial, starts)
 
         keep = None if told else self.keep
-        tensors, numbers = self.place.part(
-            f"{told or one.name} {self.in_name(eps)}", make, wanted=() if keep is None else ("pictures",)
-        )
+        wanted = [name for name, asked in (("pictures", keep), ("shown", self.shown)) if asked and not told]
+        tensors, numbers = self.place.part(f"{told or one.name} {self.in_name(eps)}", make, wanted=wanted)
         if not made:
             self.planned -= one.cost * count  # the time left is that of what is to be done
         if keep is not None:
@@ -206,8 +207,9 @@ class Assaults:
         return f"{255 * eps:g}" if self.norm == "linf" else f"l2_{eps:g}"
 
     def attacked(
-        self, one: Assault, eps: float, monitor: Monitor, told: str, count: int, initial: Images | None
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self, one: Assault, eps: float, monitor: Monitor, told: str, count: int, initial: Images | None,
+        starts: Sequence[Images],
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:  # fmt: skip
         """The attacker at work."""
         rate = self.rate if monitor is self.monitor else monitor.false_alarm_rate
         labels, backbone = self.subjects.labels, monitor.backbone
@@ -222,8 +224,8 @@ class Assaults:
             part = assault(
                 one, monitor, images, eps, norm=self.norm, rate=rate, seed=self.seed + start, labels=truth,
                 target=wanted[at] if isinstance(wanted, Tensor) else wanted, parametrisation=self.parametrisation,
-                own=self.own,
-                initial=None if initial is None else initial[at], progress=partial(self.tell, len(images), one),
+                own=self.own, initial=None if initial is None else initial[at], starts=[each[at] for each in starts],
+                progress=partial(self.tell, len(images), one),
             )  # fmt: skip
             row = told_of(part)
             if labels is not None:
@@ -312,13 +314,16 @@ def assault(
     parametrisation: Parametrisation | None,
     own: Watched | None,
     initial: Images | None,
+    starts: Sequence[Images],
     progress: Progress,
 ) -> MonitorAttack | MonitorQueries:
-    """An attacker and a batch; `own` is what one of tier T1 has instead of the monitor."""
+    """An attacker and a batch; `own` is what one of tier T1 has instead of the monitor, `starts` what one of tier T2
+    asks about first."""
     if one.way in QUERIES:
         return ask_monitor(
-            monitor, images, eps, how=one.way, queries=one.steps, rate=rate, seed=seed, progress=progress
-        )
+            monitor, images, eps, how=one.way, queries=one.steps, rate=rate, initial=starts, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     if one.way in WAYS:
         return attack_monitor(
             monitor, images, eps, way=one.way, loss=LOSSES[one.loss], norm=norm, steps=one.steps, weight=one.weight,

@@ -14,12 +14,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from inlier.attacks.joint import DEAD
+from inlier.evaluation.intervals import paired_rate_interval
 from inlier.monitor import Monitor
 from inlier.types import Images
 
 __all__ = [
-    "Gate", "black_box_gate", "dead_gate", "knowledge_gate", "monitor_gates", "never_falls", "rising_gate",
-    "rounding_gate", "slope_gate",
+    "Gate", "black_box_gate", "dead_gate", "knowledge_gate", "least_decided", "monitor_gates", "never_falls",
+    "rising_gate", "rounding_gate", "slope_gate", "steps_gate",
 ]  # fmt: skip
 
 SLOPES = 8
@@ -75,14 +76,46 @@ def knowledge_gate(success: Mapping[str, float], images: int) -> Gate:
     return Gate("who knows more succeeds more often", wanted, observed, passed)
 
 
-def black_box_gate(white: Bool[Tensor, " n"] | None, black: Bool[Tensor, " m"] | None) -> Gate:
-    """Whether who sees everything succeeds as often as who may only ask, on the images that were asked about: the
-    first ones."""
-    name, wanted = "white-box at least as strong as black-box", "T3 >= T2"
+def black_box_gate(
+    white: Bool[Tensor, " n"] | None, black: Bool[Tensor, " m"] | None, blind: Bool[Tensor, " n"] | None = None
+) -> Gate:
+    """Whether who sees everything succeeds as often as who may only ask, and he as often as those below him, on the
+    images that were asked about: the first ones.
+
+    Args:
+        white, black: which images each got past the monitor.
+        blind: what those did whose images were there to ask about first, who may not ask; None where nobody's were.
+    """
+    name, wanted = "white-box at least as strong as black-box", "T3 >= T2" + (" >= T1, T0" if blind is not None else "")
     if black is None or white is None:
         return Gate(name, wanted, "no questions were asked" if black is None else "nobody saw everything", None)
-    above, below = int(white[: len(black)].sum()), int(black.sum())
-    return Gate(name, wanted, f"{above} and {below} of {len(black)} images", above >= below)
+    counts = [int(each[: len(black)].sum()) for each in (white, black, blind) if each is not None]
+    told = ", ".join(map(str, counts[:-1]))
+    passed = all(high >= low for high, low in pairwise(counts))
+    return Gate(name, wanted, f"{told} and {counts[-1]} of {len(black)} images", passed)
+
+
+def steps_gate(before: Bool[Tensor, " n"], after: Bool[Tensor, " n"], level: str) -> Gate:
+    """Whether twice the steps leave success where it was, on the images that raised no alarm before.
+
+    Args:
+        before, after: which images evade with the steps, and with twice as many.
+        level: at which eps, for people.
+    """
+    name, wanted = "twice the steps change nothing", "the interval of the difference holds 0"
+    if not len(before):
+        return Gate(name, wanted, "no image was silent", None)
+    pairs = (int((before & after).sum()), int((after & ~before).sum()), int((before & ~after).sum()))
+    change = paired_rate_interval(*pairs, len(before) - sum(pairs))
+    observed = (
+        f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], {int(before.sum())} of {len(before)} {level}"
+    )
+    return Gate(name, wanted, observed, change.low <= 0 <= change.high)
+
+
+def least_decided(success: Mapping[float, float]) -> float:
+    """The eps at which success is nearest to one half, of several the smallest: where more steps could show."""
+    return min(sorted(success), key=lambda eps: abs(success[eps] - 0.5))
 
 
 def rounding_gate(lost: float) -> Gate:

@@ -34,6 +34,7 @@ from inlier.datasets.labels import translation
 from inlier.datasets.load import open_images
 from inlier.detectors.random_look import RandomLook
 from inlier.evaluation.assaults import LOSSES, SHARES, Assault, rate_of
+from inlier.evaluation.gates import least_decided
 from inlier.evaluation.gathered import placed
 from inlier.evaluation.hardening_gates import hardening_gates
 from inlier.evaluation.intervals import Interval, bootstrap
@@ -318,7 +319,9 @@ class HardeningExperiment:
         names = [control if name == "control" else name for name in self.also]
         fewer = self.also_attackers or tuple(work.suite)
         tried = {name: work.tried(name, fewer) for name in dict.fromkeys(names) if name != chosen.name}
-        tried[chosen.name] = work.tried(chosen.name, tuple(work.suite)) | {"chance": work.chance(chosen.name)}
+        whole = work.tried(chosen.name, tuple(work.suite))
+        more = {"chance": work.chance(chosen.name), "twice": work.twice(chosen.name, whole["monitors"])}
+        tried[chosen.name] = whole | more
         tested = work.tested(chosen)
         return {
             "title": self.title, "command": command, "config": asdict(self), "inlier": version("inlier"),
@@ -516,6 +519,30 @@ class _Work:
         found = {who: self.place.part(f"{name} chance {who}", partial(made, who))[1] for who in whose}
         return {"attack": f"{one}, on {LOOKING}", "eps": eps, "many_draws": self.plan.many_draws, **found}
 
+    def twice(self, name: str, judged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """What twice the steps gain, by monitor: of the best of the attackers who know it, at the eps at which they
+        all together are least decided."""
+        images, steps = spread(self.sources["test"], self.plan.test_images), 2 * self.plan.attack_steps
+        found = {}
+        for kind, told in judged.items():
+            eps = least_decided({row["eps"]: row["success_0.3"]["rate"] for row in told["worst"]})
+            knowing = [row for row in told["rows"] if row["eps"] == eps and row["attack"].endswith(f", on {kind}")]
+            if not knowing:
+                continue
+            best = max(knowing, key=lambda row: row["success_0.3"]["rate"])
+            one = best["attack"].removesuffix(f", on {kind}")
+
+            def made(kind: str = kind, one: str = one, eps: float = eps) -> tuple[dict[str, Tensor], dict[str, Any]]:
+                monitor = self.monitor(name, kind)
+                known = self.as_known(monitor, self.plan.draws)
+                tensors, _ = self.struck(known, images, one, eps, f"{name}, twice the steps", steps)
+                attacked = {(one, eps): (tensors["images"], tensors["damage"])}
+                return {}, self.judged(monitor, images, attacked, kind, self.plan.judged)["rows"][0]["success_0.3"]
+
+            after = self.place.part(f"{name} twice the steps on {kind} {one} {255 * eps:g}", made)[1]
+            found[kind] = {"attack": best["attack"], "eps": eps, "before": best["success_0.3"], "after": after}
+        return found
+
     def monitor(self, name: str, kind: str) -> Monitor:
         """Fitted and calibrated on clean images, of the network as it now is."""
         network = self.network(name)
@@ -524,16 +551,16 @@ class _Work:
         return made.calibrate(false_alarm_rate=self.plan.false_alarm_rate, progress=self.progress)
 
     def struck(
-        self, known: Monitor, images: Images, name: str, eps: float, network: str
+        self, known: Monitor, images: Images, name: str, eps: float, network: str, steps: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """What an attacker makes of the images with what he knows of the monitor: the images in 8 bit, the damage, and
-        the share of dead gradients."""
+        """What an attacker makes of the images with what he knows of the monitor, in the plan's steps or in others: the
+        images in 8 bit, the damage, and the share of dead gradients."""
         one = self.suite[name]
         ends, damage, dead = [], [], []
         for start, part in enumerate(torch.split(images, self.plan.batch_size)):
             made = attack_monitor(
-                known, part, eps, way=one.way, loss=LOSSES[one.loss], steps=self.plan.attack_steps, weight=one.weight,
-                seed=self.plan.seed + start,
+                known, part, eps, way=one.way, loss=LOSSES[one.loss], steps=steps or self.plan.attack_steps,
+                weight=one.weight, seed=self.plan.seed + start,
             )  # fmt: skip
             ends.append((made.images * 255).round().byte())
             damage.append(made.damage.double())

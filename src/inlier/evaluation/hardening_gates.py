@@ -27,6 +27,8 @@ def hardening_gates(tried: Mapping[str, Mapping[str, Any]]) -> list[dict[str, An
         if found.get("chance"):
             checked = checks_of_chance(found)
             gates += [{"network": network, "monitor": "random look"} | gate.told() for gate in checked]
+        for monitor, told in found.get("twice", {}).items():
+            gates.append({"network": network, "monitor": monitor} | check_of_steps(told).told())
     original = tried.get("original")
     rate = None if original is None else original["monitors"]["default"]["worst"][-1][RATE]["rate"]
     breaks = Gate(
@@ -71,3 +73,14 @@ def checks_of_chance(found: Mapping[str, Any]) -> list[Gate]:
         Gate(f"averaging over {told['many_draws'] or 'many'} draws gains nothing", f"at most one image more, {level}",
              observed, None if many is None else never_falls([many["rate"], plain["rate"]], images)),
     ]  # fmt: skip
+
+
+def check_of_steps(told: Mapping[str, Any]) -> Gate:
+    """With twice the steps the best attacker must do no better, or they all had too few."""
+    before, after = told["before"], told["after"]
+    return Gate(
+        "twice the steps gain nothing",
+        f"at most one image more, {told['attack']}, at {255 * told['eps']:g}/255",
+        f"{after['rate']:.3f} against {before['rate']:.3f}",
+        never_falls([after["rate"], before["rate"]], before["images"]),
+    )

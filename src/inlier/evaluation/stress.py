@@ -39,12 +39,13 @@ from inlier.evaluation.gates import (
     Gate,
     black_box_gate,
     knowledge_gate,
+    least_decided,
     monitor_gates,
     rising_gate,
     rounding_gate,
     slope_gate,
+    steps_gate,
 )
-from inlier.evaluation.intervals import paired_rate_interval
 from inlier.evaluation.subjects import Subjects
 from inlier.evaluation.workplace import Workplace
 from inlier.monitor import Monitor
@@ -190,8 +191,8 @@ class Stress:
         limit = limit_of(monitor, rate)  # a rate that cannot be is refused before anything is written
         place = Workplace(out, self.settings | {"limit": limit}, "a stress test", "work/stress.json")
         self.at_work = Assaults(
-            monitor, subjects, place, rate=rate, keep=keep, surrogates=surrogates, batch_size=batch_size, seed=seed,
-            progress=progress,
+            monitor, subjects, place, rate=rate, shown=QUERIED, keep=keep, surrogates=surrogates,
+            batch_size=batch_size, seed=seed, progress=progress,
         )  # fmt: skip
         self.rate, self.limit, self.place, self.batch_size = rate, self.at_work.limit, place, batch_size
 
@@ -206,8 +207,9 @@ class Stress:
         self.at_work.plan([*per_eps * len(self.epsilons), *self.jobs_of_gates()])
         cells = {(one.name, eps): self.at_work.cell(one, eps) for eps in self.epsilons for one in everyone}
         queried = {
-            (one.name, eps): self.at_work.cell(one, eps, count=few) for eps in self.epsilons for one in self.asked
-        }
+            (one.name, eps): self.at_work.cell(one, eps, count=few, starts=self.starts(cells, eps))
+            for eps in self.epsilons for one in self.asked
+        }  # fmt: skip
         noise = {eps: self.at_work.noise(eps) for eps in self.epsilons}
         first = next(iter(cells.values()))
         gates = self.gates(cells, queried, noise)
@@ -241,6 +243,11 @@ class Stress:
             "gates": [gate.told() for gate in gates], "verdict": verdict,
             "notes": self.notes(), "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
+
+    def starts(self, cells: Mapping[tuple[str, float], Cell], eps: float) -> list[Images]:
+        """What those made of the first images who know less than who may ask, and who has all that they have."""
+        below = [cells[name, eps].shown for name in self.names("T1" if "T1" in self.tiers else "T0")]
+        return [made for made in below if made is not None]
 
     def rounded(self, cells: Mapping[tuple[str, float], Cell], eps: float) -> str:
         """What a change of eps is in 8-bit images, where that is another norm."""
@@ -364,10 +371,8 @@ class Stress:
         raw = {"noise": float(noise[largest].evaded(share).sum()) / count}
         raw |= {tier: float(self.worst(cells, largest, share, tier, alone=True).sum()) / count for tier in self.tiers}
         harder = replace(joint, steps=2 * joint.steps)
-        twice = self.at_work.cell(harder, largest, told="twice the steps")
-        a, b = cells[joint.name, largest].evaded(share)[silent], twice.evaded(share)[silent]
-        pairs = [int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum())]
-        change = paired_rate_interval(*pairs) if len(a) else None
+        open_ = least_decided({eps: cells[joint.name, eps].success(share) for eps in self.epsilons})
+        twice = self.at_work.cell(harder, open_, told="twice the steps")
         wide = [
             self.at_work.cell(harder, 1.0, told="unbounded"),
             self.at_work.cell(harder, 1.0, told="unbounded, from another image", initial=self.others()),
@@ -388,10 +393,9 @@ class Stress:
             self.white_against_black(cells, queried),
             rising_gate(yield_of, count),
             Gate("without a bound every image evades", "at least .95", f"{free:.3f}", free >= 0.95),
-            Gate("twice the steps change nothing", "the interval of the difference holds 0",
-                 "no image was silent" if change is None
-                 else f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
-                 None if change is None else change.low <= 0 <= change.high),
+            steps_gate(
+                cells[joint.name, open_].evaded(share)[silent], twice.evaded(share)[silent], f"at {255 * open_:g}/255"
+            ),
             # Who does not know the monitor has nothing left to gain where every pixel is wrong, and no gradient there.
             Gate("dead gradients", "at most 1 % of who knows the monitor",
                  f"{dead:.2%}, and {stuck:.2%} of who does not", dead <= DEAD),
@@ -420,7 +424,8 @@ class Stress:
         largest = self.epsilons[-1]
         black = [queried[one.name, largest].evaded(SHARES[0]) for one in self.asked] if queried else []
         white = self.worst(cells, largest, SHARES[0], "T3", alone=True)
-        return black_box_gate(white, torch.stack(black).any(0) if black else None)
+        blind = self.worst(cells, largest, SHARES[0], "T1" if "T1" in self.tiers else "T0")
+        return black_box_gate(white, torch.stack(black).any(0) if black else None, blind)
 
     def control_success(self, control: Monitor, joint: Assault) -> float:
         """How many images get past the monitor that is known to break, by either of two losses: one that makes the
