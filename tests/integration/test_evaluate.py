@@ -477,8 +477,13 @@ def test_a_joint_attack_is_made_against_the_monitor_that_is_judged(data, tmp_pat
     assert results["sets"][1]["settings"]["monitor"] == "bands"
     rows = {row["set"]: row["flagged"]["0.1"]["hits"] for row in results["rows"] if row["monitor"] == "bands"}
     assert rows["dual"] < rows["alarm"]
+    gates = {gate["name"]: gate["verdict"] for gate in results["gates"]}
+    assert gates["finite differences agree with the gradient"] == gates["five passes agree"] == "PASS"
+    assert gates["the monitor leaves predictions alone"] == "PASS"
     write_report(tmp_path, results)
     page = (tmp_path / "report.html").read_text()
+    assert "Were the attackers strong enough" in page
+    assert 'id="table-gates"' in page
     assert 'id="table-joint"' in page
     assert "did not know of the monitor" not in page
 

@@ -19,6 +19,7 @@ from inlier.evaluation.measure import (
     without_nan,
     worst_misses,
 )
+from inlier.evaluation.record_gates import record_gates
 from inlier.evaluation.results_file import FORMAT, shortened, write_results
 from inlier.evaluation.run import Evaluation
 from inlier.evaluation.study import Study
@@ -65,6 +66,10 @@ def evaluate(
         first = record.clean.names[0]
         paper = [plan.entry.name for plan in evaluation.changes if plan.entry.paper and isinstance(plan, ChangePlan)]
         pictures = evaluation.pictures([(name, first) for name in paper], whole=True)
+    gates = record_gates(record)
+    if gates:
+        with evaluation.timed("checks"):
+            gates += evaluation.gates(main)
     figures: dict[str, Any] = {}
     if study.likelihood in names:
         figures["likelihood"] = histograms(record, str(study.likelihood))
@@ -87,6 +92,7 @@ def evaluate(
         "worst": [miss | views[miss["set"], miss["image"]] for miss in worst],
         "pictures": {name: pictures[name, first] | {"image": first} for name in paper},
         "targets": targets_of(study.goals, told),
+        "gates": [gate.told() for gate in gates],
         "notes": list(evaluated.notes),
     }
     plain: dict[str, Any] = shortened(without_nan(results))

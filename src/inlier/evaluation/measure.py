@@ -341,17 +341,16 @@ def worst_misses(record: Record, monitor: str, most: int) -> list[dict[str, Any]
     """
     entry = record.monitor(monitor)
     seed = entry.seeds[0]
-    thresholds = entry.thresholds.get(seed, {})
-    if not thresholds:
+    rate = entry.headline_rate(seed)
+    if rate is None:
         return []
-    rate = min(thresholds, key=lambda rate: abs(rate - 0.05))
     calibration = record.calibration.get((monitor, seed))
     missed: list[dict[str, Any]] = []
     for of in record.sets:
         scores = record.scores.get((monitor, seed, of.name))
         if scores is None or of.kind in ("clean", "control", "ood") or of.name not in record.changed:
             continue
-        for number in (~(scores > thresholds[rate])).nonzero()[:, 0].tolist():
+        for number in (~(scores > entry.thresholds[seed][rate])).nonzero()[:, 0].tolist():
             p_value = None
             if calibration is not None:
                 p_value = (1 + int((calibration >= scores[number]).sum())) / (len(calibration) + 1)

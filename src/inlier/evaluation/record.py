@@ -24,6 +24,8 @@ FORMAT_VERSION = 1
 RECORD = "record"
 """Of the metadata: what the tensors are of, as JSON."""
 
+HEADLINE = 0.05
+
 Kind: TypeAlias = Literal["clean", "perturbation", "attack", "universal", "joint", "control", "ood"]
 """What a set of images is. A control is a change that should alarm nobody."""
 
@@ -59,6 +61,10 @@ class MonitorEntry:
     thresholds: Mapping[int, Mapping[float, float]]
     clean_made: str
     cost: Mapping[str, float] | None = None
+
+    def headline_rate(self, seed: int) -> float | None:
+        """Of the rates at which there is a threshold under a seed, that nearest to 5 %."""
+        return min(self.thresholds.get(seed, {}), key=lambda rate: abs(rate - HEADLINE), default=None)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from inlier.errors import Mismatch
 from inlier.evaluation.changes import CLEAN, Change, ChangePlan, Ground, OtherImages, plans_of
 from inlier.evaluation.cost import count_operations, count_parameters, milliseconds, overhead
 from inlier.evaluation.defects import DEFECTS
+from inlier.evaluation.gates import SLOPES, Gate, monitor_gates, slope_gate
 from inlier.evaluation.gathered import DATA, gather_images, placed
 from inlier.evaluation.pictures import changed_mask, class_picture, difference_picture, palette, photograph
 from inlier.evaluation.record import MonitorEntry, Record, SetEntry
@@ -291,6 +292,20 @@ class Evaluation:
         if watch.learns(seat):
             monitor.fit(self.fit_readings(watch, seat), progress=self.named(plan.name))
         return self.calibrated(monitor, plan).to(self.study.device)
+
+    def gates(self, name: str) -> list[Gate]:
+        """What must be true of a monitor if its figures under attack are to mean anything; see `gates`.
+
+        Args:
+            name: of a monitor on the study's own network, with a threshold; of another nothing is checked.
+        """
+        try:
+            monitor = self.attackable(name)
+        except (LookupError, ValueError):
+            return []
+        images = torch.cat([batch.images for batch, _ in zip(self.clean.batches(1), range(SLOPES), strict=False)])
+        shown = self.there(images, self.watches[0])
+        return [slope_gate(monitor, shown), *monitor_gates(monitor, shown[: self.study.batch_size])]
 
     def fit_readings(self, watch: Watch, seat: Seat) -> Readings:
         """What a monitor is fitted to: all of the fit, or as many as it is to have, which its seed draws."""

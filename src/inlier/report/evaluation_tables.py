@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from inlier.report.findings import ATTACKS, JOINT, Entry, Findings, counted, label_of, rates_of
 from inlier.report.markup import decimals, nominal, settings_text
-from inlier.report.tables import Cell, Column, Rate, Spread, Table, number, quantity, share, whole, words
+from inlier.report.tables import Cell, Column, Rate, Spread, Table, gates_table, number, quantity, share, whole, words
 
 __all__ = ["evaluation_tables", "told_value"]
 
@@ -29,8 +29,8 @@ def evaluation_tables(found: Findings) -> dict[str, Table]:
     """Every table that the results have values for, by name and in the order of the report."""
     made = [
         targets(found), tried(found), false_alarms(found), held_out(found), controls(found),
-        *matrices(found), attacks(found), joint_attacks(found), *damages(found), *comparison(found), pooled(found),
-        *ablations(found), success(found), *foreign(found), cost(found),
+        *matrices(found), attacks(found), joint_attacks(found), gates_table(found.all("gates")), *damages(found),
+        *comparison(found), pooled(found), *ablations(found), success(found), *foreign(found), cost(found),
     ]  # fmt: skip
     kept = [table.filled() for table in made]
     return {table.name: table for table in kept if table is not None}

@@ -220,6 +220,9 @@ class Findings:
                 f"Of {len(judged)} attacks that damage the prediction, {len(broken)} did so on at least one image "
                 "without an alarm. None of these attackers knew of the monitor."
             )
+        failed = [str(gate["name"]) for gate in self.all("gates") if gate["verdict"] == "FAIL"]
+        if failed:
+            yield f"Of the checks on the attackers {len(failed)} failed: {'; '.join(failed)}."
 
 
 def rate_key(rate: float) -> str:

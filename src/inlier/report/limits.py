@@ -24,9 +24,9 @@ def limits(found: Findings) -> Iterator[str]:
     )
     if found.sets(JOINT):
         yield (
-            "Attacks on network and monitor were each made by one recipe, against one monitor, and no gate says that "
-            "they are strong. To other monitors they are transferred. `inlier stress` tries a whole suite, and gates. "
-            "Printed patches and attacks on other parts of the system are not covered."
+            "Attacks on network and monitor were each made by one recipe, against one monitor. To other monitors they "
+            "are transferred. `inlier stress` tries a whole suite, with every check. Printed patches and attacks on "
+            "other parts of the system are not covered."
         )
     elif found.sets(*ATTACKS):
         yield (
