@@ -10,6 +10,7 @@ import torch
 from command_line import inlier
 from PIL import Image
 
+from inlier.attacks.universal import UniversalDelta
 from inlier.backbones.street import street_espnet
 from inlier.datasets.scenes.scene import draw
 from inlier.datasets.scenes.worlds import WORLDS
@@ -175,6 +176,28 @@ def test_a_patch_and_a_small_copy_are_all_that_changes(places, tmp_path):
     assert 1 < np.abs(change).max() <= 16
     bends = np.abs(np.diff(change.astype(float), 2, axis=2))
     assert np.median(bends) <= 1 < np.median(np.abs(change))  # linear between the small pixels, to rounding
+
+
+def test_a_perturbation_for_all_images_is_an_attacker_of_a_monitor_at_its_own_eps(places, tmp_path):
+    delta, out = tmp_path / "delta.safetensors", tmp_path / "out"
+    made = inlier(
+        "uap", "--backbone", "street", "--image-size", "48x96", "--out", delta, "--iterations", 2, "--eps", 0.05
+    )
+    assert made.code == 0, made.err
+    line = ["attack", places / "m.inlier", "--backbone", "street", "--images", places / "images", "--count", 2,
+            "--recipe", delta, "--out", out]  # fmt: skip
+    ran = inlier(*line, "--json")
+    assert ran.code == 0, ran.err
+    (row,) = ran.json["rows"]
+    assert (row["attack"], row["tier"], row["eps"]) == ("delta", "T0", pytest.approx(0.05))
+    assert "GD-UAP" in ran.json["papers"]["delta"]
+    change = pixels(out / "images" / "delta_12.75") - pixels(places / "images")[[0, 12]]
+    expected = pixels(places / "images")[[0, 12]] / 255 + UniversalDelta.load(delta).delta.permute(0, 2, 3, 1).numpy()
+    assert np.abs(change + pixels(places / "images")[[0, 12]] - 255 * expected.clip(0, 1)).max() <= 0.51
+    refused = inlier(*line[:-1], tmp_path / "other", "--eps", "1/255")
+    assert refused.code == 2
+    assert "made for eps 12.75/255" in refused.err
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_network_alone_is_attacked_at_several_eps(places, tmp_path):

@@ -11,6 +11,7 @@ from toy_segmentation import scenes
 
 from inlier.attacks.constraints import LowResolution, MaskedPatch, SharedDelta
 from inlier.attacks.recipes import RECIPES
+from inlier.attacks.universal import gd_uap
 from inlier.backbones.base import Backbone, Classification
 from inlier.errors import Mismatch
 from inlier.evaluation.assaults import Cell, median_smallest, norm_of, recipe_attack
@@ -201,6 +202,35 @@ def test_another_surface_is_another_attack_and_is_told(tmp_path):
             ran(other)
     with pytest.raises(TypeError, match="SharedDelta"):
         surface_of(SharedDelta())
+
+
+def test_a_delta_for_all_images_is_an_attacker_at_its_own_eps(tmp_path):
+    clean, kept = subjects().images, {}
+    delta = gd_uap(fitted().backbone, tuple(clean.shape[2:]), prior="none", eps=0.12, iterations=2, taps="everywhere")
+    attackers, norm = attackers_of([], ["dual"], steps=2, deltas=["all"])
+
+    def run(epsilons=(0.12,), deltas=None, **more):
+        return AttackRun(
+            fitted(), subjects(), tmp_path, attackers=attackers, epsilons=epsilons, norm=norm,
+            deltas=deltas or {"all": delta}, keep=lambda name, eps, images: kept.update({name: images}), **more,
+        )  # fmt: skip
+
+    results, _ = run().run()
+    torch.testing.assert_close(kept["all"], to_8_bit(delta(clean)))
+    row = next(row for row in results["rows"] if row["attack"] == "all")
+    assert (row["tier"], row["steps_used"]) == ("T0", 0)
+    assert row["damage"] == pytest.approx(
+        (fitted().backbone.predict(kept["all"]) != fitted().backbone.predict(clean)).float().mean().item()
+    )
+    assert results["configs"]["all"]["method"] == "gd_uap"
+    with pytest.raises(ValueError, match=r"made for eps 30.6/255 in Linf, and is added as it is: attack at this eps"):
+        run((0.12, 0.06))
+    with pytest.raises(ValueError, match="no patch"):
+        run(parametrisation=LowResolution((4, 4)))
+    with pytest.raises(Mismatch, match="deltas"):
+        run(deltas={"all": replace(delta, delta=-delta.delta)})
+    with pytest.raises(ValueError, match="twice"):
+        attackers_of([], [], deltas=["all", "all"])
 
 
 @pytest.mark.parametrize(

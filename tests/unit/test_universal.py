@@ -345,6 +345,18 @@ def test_a_delta_is_added_and_clipped_and_wants_images_of_its_size():
         made(x.transpose(2, 3))
 
 
+def test_what_becomes_of_images_is_told_as_of_any_attack():
+    backbone = segmenter()
+    made, x = quick(backbone), pictures()
+    found = made.attack(Probe(backbone), x)
+    torch.testing.assert_close(found.images, made(x))
+    assert torch.equal(found.before, backbone.predict(x))
+    assert torch.equal(found.after, backbone.predict(found.images))
+    torch.testing.assert_close(found.damage, (found.after != found.before).float().mean((1, 2)))
+    assert (found.moves.sum(), found.dead_gradients) == (0, 0)
+    assert found.config == made.made.model_dump(mode="json")
+
+
 def test_a_delta_is_made_for_any_taps_and_any_size():
     backbone = segmenter()
     made = gd_uap(backbone, (5, 7), prior="none", taps=["1", "3"], iterations=2)

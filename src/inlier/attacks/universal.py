@@ -9,7 +9,7 @@ and validation on substitute images. Made on one network and applied to another'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -21,16 +21,16 @@ from torch import Tensor
 
 from inlier.anatomy import Anatomy
 from inlier.attacks.constraints import LinfBall, SharedDelta
-from inlier.attacks.engine import Attack, State
-from inlier.attacks.objectives import log_norms, most_likely
-from inlier.attacks.steppers import Adam
+from inlier.attacks.engine import Attack, AttackResult, State
+from inlier.attacks.objectives import fooled, log_norms, most_likely
+from inlier.attacks.steppers import Adam, SignStep
 from inlier.backbones.base import Backbone
 from inlier.errors import Mismatch
 from inlier.files import read_tensors, write_tensors
 from inlier.images import ImageSource, as_source, check_images
 from inlier.probe import Probe
 from inlier.readers import ActivationNorms
-from inlier.types import Images, Progress
+from inlier.types import Images, LabelMaps, Progress
 
 __all__ = ["PRIORS", "Making", "Prior", "UniversalDelta", "Validation", "gd_uap"]
 
@@ -127,6 +127,16 @@ class UniversalDelta:
                 "asked for any size it takes."
             )
         return SharedDelta().images(self.delta.to(images), images)
+
+    def attack(self, probe: Probe, images: Images, *, labels: LabelMaps | None = None) -> AttackResult:
+        """What becomes of images, as of any attack of the engine; nothing is optimised, so that no move is made.
+
+        Raises:
+            Mismatch: as of a call.
+        """
+        alone = Attack(LinfBall(self.eps), SignStep(self.eps), 1, stop=fooled(0.0))  # which is so where it starts
+        found = alone(probe, images, labels=labels, initial=self(images))
+        return replace(found, config=self.made.model_dump(mode="json"))
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all."""

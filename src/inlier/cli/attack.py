@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["attack", "pictures_folder", "shown"]
 
 PAPER = "Liang, An algorithm to attack neural network encoder-based out-of-distribution sample detector"
+UNIVERSAL_PAPER = "GD-UAP, Mopuri et al. 2018, arXiv:1801.08092"
 MONITOR, DELTA, COLLISION = ".inlier", ".safetensors", "collision"
 
 
@@ -52,7 +53,8 @@ def attack(
     recipe: Annotated[
         list[str] | None,
         typer.Option(
-            help="On a monitor: a recipe, which knows nothing of it, or square, spsa and rays, which only ask it."
+            help="On a monitor: a recipe or a file of `inlier uap`, which know nothing of it, or square, spsa and "
+            "rays, which only ask it."
         ),
     ] = None,
     way: Annotated[
@@ -176,6 +178,7 @@ def on_monitor(
     """Attackers on a monitor: files, a report and the table."""
     from inlier.attacks.recipes import RECIPES
     from inlier.attacks.targets import target_named
+    from inlier.attacks.universal import UniversalDelta
     from inlier.cli.pictures import write_pictures
     from inlier.cli.progress import progress_bars
     from inlier.cli.summary import say, say_skipped
@@ -193,12 +196,17 @@ def on_monitor(
         )
     network = backbone.load()
     wanted = None if target is None else target_named(target, network.task)
+    files = [Path(name) for name in recipes if name.endswith(DELTA)]
     attackers, norm = attackers_of(
-        recipes, ways, steps=steps, queries=queries, weights=weights, restarts=restarts, target=wanted
-    )
+        [name for name in recipes if not name.endswith(DELTA)], ways, steps=steps, queries=queries, weights=weights,
+        restarts=restarts, target=wanted, deltas=[path.stem for path in files],
+    )  # fmt: skip
+    deltas = {path.stem: UniversalDelta.load(path) for path in files}
     if norm == "l2" and eps is None:
         raise ValueError("These recipes have eps in L2, over all values of an image: give --eps, such as 0.5,1,2")
     radii = epsilons_from(eps or ("1" if moved[1] else "1/255,2/255,4/255"), 1.0 if norm == "linf" else 1e6)
+    if deltas and eps is None:
+        radii = sorted({delta.eps for delta in deltas.values()})
     loaded = Monitor.load(file, network)
     folder = images.open()
     subjects = Subjects.of(folder, network, count)
@@ -212,11 +220,13 @@ def on_monitor(
     with progress_bars() as progress:
         work = AttackRun(
             loaded, subjects, out, attackers=attackers, epsilons=radii, norm=norm, rate=rate, keep=keep,
-            parametrisation=parametrisation_of(*moved, size), batch_size=batch_size, seed=seed, progress=progress,
+            parametrisation=parametrisation_of(*moved, size), deltas=deltas, batch_size=batch_size, seed=seed,
+            progress=progress,
         )  # fmt: skip
         found, rows = work.run()
     write_bytes(out / "images.csv", csv_text(rows, COLUMNS).encode())
     papers = {one.name: RECIPES[one.way].paper for one in attackers if one.way in RECIPES}
+    papers |= dict.fromkeys(deltas, UNIVERSAL_PAPER)
     results = finished(out, "attack", f"Attacks on {file.name}", found, papers=papers)
     print(json_.dumps(results) if json else document_text(attack_document(results)))
     say(f"The report is {out / 'report.html'}, every image is in {out / 'images.csv'}")

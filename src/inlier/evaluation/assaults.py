@@ -27,6 +27,7 @@ from inlier.attacks.objectives import Objective, cross_entropy
 from inlier.attacks.recipes import RECIPES
 from inlier.attacks.surrogates import correct_cross_entropy, hinge, segpgd, smooth_count
 from inlier.attacks.targets import TargetKind, target_maps
+from inlier.attacks.universal import UniversalDelta
 from inlier.backbones.base import Backbone
 from inlier.evaluation.metrics import auroc, overlaps, rate_interval
 from inlier.evaluation.subjects import Subjects
@@ -38,7 +39,7 @@ from inlier.probe import Probe
 from inlier.types import Images, LabelMaps, Progress
 
 __all__ = [
-    "LOSSES", "SHARES", "SURFACE", "Assault", "Assaults", "Cell", "Norm", "Tier", "area", "digest",
+    "LOSSES", "SHARES", "SURFACE", "UNIVERSAL", "Assault", "Assaults", "Cell", "Norm", "Tier", "area", "digest",
     "limits_of", "median_smallest", "norm_of", "rate_of", "recipe_attack", "row_of", "smallest",
 ]  # fmt: skip
 
@@ -55,6 +56,8 @@ RATES = (0.001, 0.01, 0.05)
 """False-alarm rates at which everything is counted, as far as the calibration allows."""
 MARGIN = 1.0
 """How far below the limit of his own monitors an attacker aims, in standard deviations of their clean scores."""
+UNIVERSAL = "universal"
+"""The way of an attacker who adds one delta to every image."""
 A_QUERY = 3
 """So many questions cost about as much as a step, which goes forward and backward with gradients."""
 
@@ -65,7 +68,7 @@ class Assault:
 
     Args:
         name: for tables and files.
-        way: of `attacks.joint.WAYS`, of `attacks.asking.QUERIES`, or a recipe.
+        way: of `attacks.joint.WAYS`, of `attacks.asking.QUERIES`, a recipe, or `UNIVERSAL`.
         loss: of `LOSSES`; a recipe and questions have their own.
         steps: of a restart, or the budget of questions.
         weight, restarts: of `attack_monitor`.
@@ -130,6 +133,7 @@ class Assaults:
         keep: told of name, eps and attacked images of every cell, made now or before, rounded to 8 bit.
         parametrisation: what is moved; by default all pixels. Questions always move these.
         surrogates: by name, calibrated monitors of the same network, which attackers of tier T1 have.
+        deltas: by the name of the attacker who adds one to every image.
         batch_size: images at a time.
         seed: of random starts, and of target maps.
         progress: told of steps, each of an image, over all that `plan` was told of.
@@ -147,11 +151,13 @@ class Assaults:
         keep: Callable[[str, float, Images], None] | None = None,
         parametrisation: Parametrisation | None = None,
         surrogates: Mapping[str, Monitor] | None = None,
+        deltas: Mapping[str, UniversalDelta] | None = None,
         batch_size: int = 4,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
         self.monitor, self.subjects, self.place = monitor, subjects, place
+        self.deltas = dict(deltas or {})
         self.own = pooled(monitor.backbone, surrogates, MARGIN) if surrogates else None
         self.parametrisation = parametrisation
         self.rate = monitor.false_alarm_rate if rate is None else rate
@@ -225,6 +231,7 @@ class Assaults:
                 one, monitor, images, eps, norm=self.norm, rate=rate, seed=self.seed + start, labels=truth,
                 target=wanted[at] if isinstance(wanted, Tensor) else wanted, parametrisation=self.parametrisation,
                 own=self.own, initial=None if initial is None else initial[at], starts=[each[at] for each in starts],
+                delta=self.deltas.get(one.name),
                 progress=partial(self.tell, len(images), one),
             )  # fmt: skip
             row = told_of(part)
@@ -315,10 +322,11 @@ def assault(
     own: Watched | None,
     initial: Images | None,
     starts: Sequence[Images],
+    delta: UniversalDelta | None,
     progress: Progress,
 ) -> MonitorAttack | MonitorQueries:
     """An attacker and a batch; `own` is what one of tier T1 has instead of the monitor, `starts` what one of tier T2
-    asks about first."""
+    asks about first, `delta` what one of `UNIVERSAL` adds."""
     if one.way in QUERIES:
         return ask_monitor(
             monitor, images, eps, how=one.way, queries=one.steps, rate=rate, initial=starts, seed=seed,
@@ -331,6 +339,8 @@ def assault(
             step_size=eps if one.steps == 1 else None, labels=labels, parametrisation=parametrisation, initial=initial,
             progress=progress,
         )  # fmt: skip
+    if delta is not None:
+        return judged(monitor, delta.attack(Probe(monitor.backbone), images, labels=labels), limit_of(monitor, rate))
     row, attack = RECIPES[one.way], recipe_attack(one.way, eps, one.steps, one.restarts)
     result = replace(attack, parametrisation=parametrisation or Pixels())(
         Probe(monitor.backbone), images, row.objective, better=row.better, target=target, labels=labels, seed=seed,

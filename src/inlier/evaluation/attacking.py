@@ -6,6 +6,7 @@ attackers allow; what tells against one of them alone is told beside its row.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -22,9 +23,11 @@ from inlier.attacks.constraints import LowResolution, MaskedPatch, Parametrisati
 from inlier.attacks.joint import DEAD, WAYS, limit_of
 from inlier.attacks.recipes import RECIPES, recipe_named
 from inlier.attacks.targets import TargetKind
+from inlier.attacks.universal import UniversalDelta
 from inlier.evaluation.assaults import (
     SHARES,
     SURFACE,
+    UNIVERSAL,
     Assault,
     Assaults,
     Cell,
@@ -84,6 +87,7 @@ COLUMNS = (
 def attackers_of(
     recipes: Sequence[str], ways: Sequence[str], *, steps: int | None = None, queries: int | None = None,
     weights: Sequence[float] = (), restarts: int = 1, target: int | TargetKind | None = None,
+    deltas: Sequence[str] = (),
 ) -> tuple[list[Assault], Norm]:  # fmt: skip
     """Attackers by name, and the norm that their eps is in.
 
@@ -96,6 +100,7 @@ def attackers_of(
             `attack_monitor`.
         restarts: random starts of each.
         target: the class that recipes want everywhere, or the kind of map that they want of each image.
+        deltas: names of attackers who add one delta to every image, settled as it is.
 
     Raises:
         LookupError: no such row.
@@ -103,7 +108,7 @@ def attackers_of(
             a recipe that needs a target; too few questions for who asks them; weights and nobody to have them, or
             not above 0.
     """
-    made: list[Assault] = []
+    made = [Assault(name, UNIVERSAL, "", 0, tier="T0") for name in deltas]
     for given in recipes:
         name = given if given in QUERIES else recipe_named(given, QUERIES)
         if name in QUERIES:
@@ -120,9 +125,7 @@ def attackers_of(
         if RECIPES[name].needs_target and target is None:
             raise ValueError(f"Recipe '{name}' needs a target, a class of the network: give --target")
         attack = recipe_attack(name, 0.1, steps, restarts if restarts > 1 else None)
-        made.append(
-            Assault(name, name, "", attack.steps, restarts=attack.restarts, tier="T0", target=target)
-        )  # fmt: skip
+        made.append(Assault(name, name, "", attack.steps, restarts=attack.restarts, tier="T0", target=target))
     for way in ways:
         if way not in WAYS:
             raise LookupError(f"No way to attack a monitor is named '{way}'. {nearest(way, list(WAYS))}")
@@ -156,6 +159,7 @@ class AttackRun:
         subjects: what is attacked.
         out: the folder.
         attackers: with names of their own.
+        deltas: what those of them add to every image who add one delta, by their names.
         epsilons: radii of the balls.
         norm: of the balls.
         rate: the nominal false-alarm rate; by default the monitor's own.
@@ -166,7 +170,8 @@ class AttackRun:
 
     Raises:
         Mismatch: the folder is of other settings, images or another monitor.
-        ValueError: an eps that is not above 0; attackers who only ask, and something else to move than all pixels.
+        ValueError: an eps that is not above 0; attackers who only ask, or add a delta, and something else to move than
+            all pixels; a delta of another eps.
     """
 
     def __init__(
@@ -181,6 +186,7 @@ class AttackRun:
         rate: float | None = None,
         keep: Callable[[str, float, Images], None] | None = None,
         parametrisation: Parametrisation | None = None,
+        deltas: Mapping[str, UniversalDelta] | None = None,
         batch_size: int = 4,
         seed: int = 0,
         progress: Progress | None = None,
@@ -192,21 +198,31 @@ class AttackRun:
             raise ValueError(
                 f"'{asking[0]}' only asks, and changes all pixels: it takes no patch and no low resolution"
             )
+        for name, delta in (deltas or {}).items():
+            if norm != "linf" or not all(math.isclose(eps, delta.eps, rel_tol=1e-4) for eps in epsilons):
+                raise ValueError(
+                    f"The delta '{name}' was made for eps {255 * delta.eps:g}/255 in Linf, and is added as it is: "
+                    "attack at this eps, or make another one with `inlier uap`"
+                )
+            if parametrisation is not None:
+                raise ValueError(f"The delta '{name}' is added as it is: it takes no patch and no low resolution")
         self.monitor, self.subjects, self.attackers = monitor, subjects, tuple(attackers)
         self.epsilons = tuple(sorted(epsilons))
         rate = monitor.false_alarm_rate if rate is None else rate
         self.limits, self.refused = limits_of(monitor, rate or 0.0)
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "inlier": version("inlier"), "attackers": [asdict(one) for one in self.attackers],
             "epsilons": list(self.epsilons), "norm": norm, "rate": rate, "seed": seed, "images": len(subjects),
             "size": list(subjects.images.shape[1:]), "surface": surface_of(parametrisation),
             "pixels": digest(subjects.images), "network": monitor.backbone.fingerprint(),
         }  # fmt: skip
+        if deltas:
+            self.settings["deltas"] = {name: digest(delta.delta) for name, delta in deltas.items()}
         limit = limit_of(monitor, rate)  # a rate that cannot be is refused before anything is written
         place = Workplace(out, self.settings | {"limit": limit}, "an attack", "work/attack.json")
         self.at_work = Assaults(
             monitor, subjects, place, rate=rate, norm=norm, shown=SHOWN, keep=keep, parametrisation=parametrisation,
-            batch_size=batch_size, seed=seed, progress=progress,
+            deltas=deltas, batch_size=batch_size, seed=seed, progress=progress,
         )  # fmt: skip
 
     def run(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
