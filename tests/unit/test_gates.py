@@ -7,7 +7,9 @@ from attacked import fitted, subjects
 from inlier.evaluation.gates import (
     Gate,
     black_box_gate,
+    control_gate,
     dead_gate,
+    iterated_gate,
     knowledge_gate,
     least_decided,
     monitor_gates,
@@ -55,6 +57,12 @@ def test_the_least_decided_eps_is_the_one_nearest_to_a_half_and_of_several_the_s
         (steps_gate(NOBODY, NOBODY, "there"), "PASS", "+0.000 [-0.658, +0.658], 0 of 2 there"),
         (steps_gate(torch.ones(40).bool(), torch.arange(40) < 20, ""), "FAIL", "-0.500 [-0.648, -0.328], 40 of 40 "),
         (steps_gate(NOBODY[:0], NOBODY[:0], "there"), "not run", "no image was silent"),
+        (control_gate(0.5), "PASS", "0.500"),
+        (control_gate(0.4, "there"), "FAIL", "0.400"),
+        (control_gate(None), "not run", "no control was given"),
+        (iterated_gate([(0.5, 0.505), (0.9, 0.1)]), "PASS", "0.500 against 0.505, 0.900 against 0.100"),
+        (iterated_gate([(0.9, 0.1), (0.5, 0.6)]), "FAIL", "0.900 against 0.100, 0.500 against 0.600"),
+        (iterated_gate([], "none"), "not run", "none"),
         (rounding_gate(0.05), "PASS", "0.050"),
         (rounding_gate(0.06), "FAIL", "0.060"),
         (dead_gate([0.0, 0.01], "whom"), "PASS", "1.00%"),
@@ -82,6 +90,8 @@ def test_a_slope_is_checked_against_the_gradient():
     assert slope_gate(honest, images).verdict == "PASS"
     assert slope_gate(masked, images).verdict == "FAIL"
     assert slope_gate(Watching(lambda x: 0 * x.flatten(1).mean(1)), images).verdict == "FAIL"
+    stairs = slope_gate(Watching(lambda x: (x > 0.5).flatten(1).float().mean(1)), images)
+    assert (stairs.verdict, stairs.observed) == ("FAIL", "the score has no gradient")
 
 
 def test_a_monitor_answers_the_same_every_time_and_changes_no_prediction():

@@ -231,8 +231,7 @@ class Assaults:
                 one, monitor, images, eps, norm=self.norm, rate=rate, seed=self.seed + start, labels=truth,
                 target=wanted[at] if isinstance(wanted, Tensor) else wanted, parametrisation=self.parametrisation,
                 own=self.own, initial=None if initial is None else initial[at], starts=[each[at] for each in starts],
-                delta=self.deltas.get(one.name),
-                progress=partial(self.tell, len(images), one),
+                delta=self.deltas.get(one.name), progress=partial(self.tell, len(images), one),
             )  # fmt: skip
             row = told_of(part)
             if labels is not None:

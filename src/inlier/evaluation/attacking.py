@@ -41,11 +41,15 @@ from inlier.evaluation.assaults import (
     row_of,
 )
 from inlier.evaluation.gates import (
+    CONTROL,
+    TWICE,
+    UNBOUNDED,
     Gate,
     black_box_gate,
     dead_gate,
     knowledge_gate,
     monitor_gates,
+    not_here,
     rising_gate,
     rounding_gate,
     slope_gate,
@@ -65,12 +69,6 @@ WEIGHTED = "weighted"
 """The way that has a weight."""
 AFTER_SCORE = ("hide", "false_alarm")
 """Ways that want something of the score, whatever the network says: they are not after success."""
-ELSEWHERE = (
-    ("without a bound every image evades", "at least .95"),
-    ("twice the steps change nothing", "the interval of the difference holds 0"),
-    ("the suite breaks what is known to break", "success at least 0.5"),
-)
-"""Gates that take further attacks, and what they want."""
 SHOWN = 2
 """Of so many images pictures are kept."""
 STRIPS = 12
@@ -286,7 +284,7 @@ class AttackRun:
             dead = [cells[one.name, eps].dead_gradients for one in knowing for eps in self.epsilons]
             gates += [dead_gate(dead, "who knows the monitor"), slope_gate(self.monitor, self.subjects.images)]
         gates += monitor_gates(self.monitor, self.subjects.images[: self.at_work.batch_size])
-        return gates + [Gate(name, wanted, "not here: inlier stress runs it", None) for name, wanted in ELSEWHERE]
+        return gates + not_here(UNBOUNDED, TWICE, CONTROL)
 
     def image_rows(self, name: str, eps: float, cell: Cell) -> list[dict[str, Any]]:
         """What became of every image, by the names of `COLUMNS`."""

@@ -19,14 +19,22 @@ from inlier.monitor import Monitor
 from inlier.types import Images
 
 __all__ = [
-    "Gate", "black_box_gate", "dead_gate", "knowledge_gate", "least_decided", "monitor_gates", "never_falls",
-    "rising_gate", "rounding_gate", "slope_gate", "steps_gate",
+    "BROKEN", "CONTROL", "DEAD_GRADIENTS", "TWICE", "UNBOUNDED", "Gate", "black_box_gate", "control_gate", "dead_gate",
+    "iterated_gate", "knowledge_gate", "least_decided", "monitor_gates", "never_falls", "not_here", "rising_gate",
+    "rounding_gate", "slope_gate", "steps_gate",
 ]  # fmt: skip
 
 SLOPES = 8
 """So many images have their slope checked."""
 STEPS = (2e-3, 5e-4, 1e-4)
 """In units of [0, 1]: half a grey level and less."""
+BROKEN = 0.5
+"""Success of the worst case from which a monitor counts as broken."""
+UNBOUNDED = ("without a bound every image evades", "at least .95")
+"""What the gate asks that takes attackers without a bound, and what it wants; the next ones likewise."""
+TWICE = ("twice the steps change nothing", "the interval of the difference holds 0")
+CONTROL = ("the suite breaks what is known to break", f"success at least {BROKEN:g}")
+DEAD_GRADIENTS = ("dead gradients", f"at most {DEAD:.0%} of who knows the monitor")
 SETTLED = 0.05
 """The share of images that may evade before rounding and not after."""
 
@@ -102,15 +110,39 @@ def steps_gate(before: Bool[Tensor, " n"], after: Bool[Tensor, " n"], level: str
         before, after: which images evade with the steps, and with twice as many.
         level: at which eps, for people.
     """
-    name, wanted = "twice the steps change nothing", "the interval of the difference holds 0"
     if not len(before):
-        return Gate(name, wanted, "no image was silent", None)
+        return Gate(*TWICE, "no image was silent", None)
     pairs = (int((before & after).sum()), int((after & ~before).sum()), int((before & ~after).sum()))
     change = paired_rate_interval(*pairs, len(before) - sum(pairs))
     observed = (
         f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], {int(before.sum())} of {len(before)} {level}"
     )
-    return Gate(name, wanted, observed, change.low <= 0 <= change.high)
+    return Gate(*TWICE, observed, change.low <= 0 <= change.high)
+
+
+def control_gate(rate: float | None, on: str = "", missing: str = "no control was given") -> Gate:
+    """Whether the attackers break what is known to break.
+
+    Args:
+        rate: their success there, None where they did not try, for the reason `missing`.
+        on: what that is, for people.
+    """
+    name, wanted = CONTROL
+    observed = missing if rate is None else f"{rate:.3f}"
+    return Gate(name, f"{wanted} {on}".strip(), observed, None if rate is None else rate >= BROKEN)
+
+
+def iterated_gate(pairs: Sequence[tuple[float, float]], missing: str = "") -> Gate:
+    """Whether attacks of several steps damage as much as those of one, `pairs` being the mean damage of each; `missing`
+    says why there are none."""
+    told = ", ".join(f"{many:.3f} against {once:.3f}" for many, once in pairs)
+    held = all(many >= once - 0.01 for many, once in pairs) if pairs else None
+    return Gate("iterated attack against one step", "at least its mean damage", told or missing, held)
+
+
+def not_here(*checks: tuple[str, str]) -> list[Gate]:
+    """Gates that take further attacks, as named and not run."""
+    return [Gate(name, wanted, "not here: inlier stress runs it", None) for name, wanted in checks]
 
 
 def least_decided(success: Mapping[float, float]) -> float:
@@ -135,19 +167,21 @@ def slope_gate(monitor: Monitor, images: Images) -> Gate:
     """Whether the score moves as its gradient says: the median, over up to 8 images, of the relative error of the
     slope along the gradient's sign, for each image that of the step at which the two agree best. A score that bends
     is straight in small steps, one that goes by stairs in large ones."""
+    name, wanted = "finite differences agree with the gradient", "median relative error at most 0.2"
     errors = []
     for image in torch.split(images[:SLOPES], 1):
         leaf = image.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(monitor.score(leaf).sum(), leaf)
+        score = monitor.score(leaf).sum()
+        if not score.requires_grad:
+            return Gate(name, wanted, "the score has no gradient", False)
+        (gradient,) = torch.autograd.grad(score, leaf)
         sign, told = gradient.sign(), float(gradient.abs().double().sum())
         with torch.no_grad():
             ends = [[monitor.score(image + way * step * sign).double() for way in (1, -1)] for step in STEPS]
         slopes = [float((up - down) / (2 * step)) for (up, down), step in zip(ends, STEPS, strict=True)]
         errors.append(min(abs(slope - told) / max(abs(slope), told) if told or slope else 1.0 for slope in slopes))
     wrong = sorted(errors)[len(errors) // 2]
-    return Gate(
-        "finite differences agree with the gradient", "median relative error at most 0.2", f"{wrong:.3f}", wrong <= 0.2
-    )
+    return Gate(name, wanted, f"{wrong:.3f}", wrong <= 0.2)
 
 
 @torch.no_grad()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inlier.evaluation.gates import Gate, dead_gate, never_falls, rising_gate
+from inlier.evaluation.gates import Gate, control_gate, dead_gate, never_falls, rising_gate
 
 __all__ = ["hardening_gates"]
 
-BROKEN = 0.5
-"""Success from which a network counts as broken."""
 RATE = "success_0.3"
 
 
@@ -31,10 +29,7 @@ def hardening_gates(tried: Mapping[str, Mapping[str, Any]]) -> list[dict[str, An
             gates.append({"network": network, "monitor": monitor} | check_of_steps(told).told())
     original = tried.get("original")
     rate = None if original is None else original["monitors"]["default"]["worst"][-1][RATE]["rate"]
-    breaks = Gate(
-        "the suite breaks what is known to break", f"success at least {BROKEN:g} on the network that is not hardened",
-        "the suite was not run on it" if rate is None else f"{rate:.3f}", None if rate is None else rate >= BROKEN,
-    )  # fmt: skip
+    breaks = control_gate(rate, "on the network that is not hardened", "the suite was not run on it")
     return [*gates, {"network": "original", "monitor": "default"} | breaks.told()]
 
 

@@ -13,22 +13,24 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from inlier.evaluation.gates import Gate, never_falls
+from inlier.evaluation.gates import (
+    DEAD_GRADIENTS,
+    TWICE,
+    UNBOUNDED,
+    Gate,
+    control_gate,
+    iterated_gate,
+    never_falls,
+    not_here,
+)
 from inlier.evaluation.record import MonitorEntry, Record, SetEntry
+from inlier.evaluation.results import DAMAGED
 
-__all__ = ["ATTACKS", "record_gates"]
+__all__ = ["record_gates"]
 
 ATTACKS = ("attack", "universal", "joint")
 """Kinds of sets that somebody made on purpose."""
 NOISE = "sign_noise"
-SHARE = 0.3
-"""Of the prediction that must have changed."""
-BROKEN = 0.5
-ELSEWHERE = (
-    ("without a bound every image evades", "at least .95"),
-    ("twice the steps change nothing", "the interval of the difference holds 0"),
-    ("dead gradients", "at most 1% of who knows the monitor"),
-)
 
 
 def record_gates(record: Record) -> list[Gate]:
@@ -42,7 +44,7 @@ def record_gates(record: Record) -> list[Gate]:
         above_noise(record, attacks),
         knows(record, attacks),
         breaks(record, attacks),
-        *(Gate(name, wanted, "not here: inlier stress runs it", None) for name, wanted in ELSEWHERE),
+        *not_here(UNBOUNDED, TWICE, DEAD_GRADIENTS),
     ]
 
 
@@ -78,9 +80,7 @@ def iterated(record: Record, attacks: Sequence[SetEntry]) -> Gate:
         and same_eps(once, many)
         and once.settings.get("target") == many.settings.get("target")
     ]
-    told = ", ".join(f"{many:.3f} against {once:.3f}" for many, once in pairs)
-    held = all(many >= once - 0.01 for many, once in pairs) if pairs else None
-    return Gate("iterated attack against one step", "at least its mean damage", told or "no two of one eps", held)
+    return iterated_gate(pairs, "no two of one eps")
 
 
 def above_noise(record: Record, attacks: Sequence[SetEntry]) -> Gate:
@@ -121,15 +121,13 @@ def knows(record: Record, attacks: Sequence[SetEntry]) -> Gate:
 
 def breaks(record: Record, attacks: Sequence[SetEntry]) -> Gate:
     """Whether these attackers get past maximum softmax probability, which is known to break, at one eps or another."""
-    name, wanted = "the suite breaks what is known to break", f"success at least {BROKEN:g} on max_softmax"
     known = [
         monitor for monitor in record.monitors if all(each.startswith("max_softmax") for each in monitor.detectors)
     ]
     rates = [
         float(found.double().mean()) for monitor in known if (found := success(record, monitor, attacks)) is not None
     ]
-    observed = f"{max(rates):.3f}" if rates else "no such monitor with a threshold"
-    return Gate(name, wanted, observed, max(rates) >= BROKEN if rates else None)
+    return control_gate(max(rates, default=None), "on max_softmax", "no such monitor with a threshold")
 
 
 def success(record: Record, monitor: MonitorEntry, attacks: Sequence[SetEntry]) -> Bool[Tensor, " n"] | None:
@@ -142,7 +140,7 @@ def success(record: Record, monitor: MonitorEntry, attacks: Sequence[SetEntry]) 
         return None
     limit = monitor.thresholds[seed][rate]
     silent = record.scores[monitor.name, seed, record.clean.name] <= limit
-    evaded = [(record.scores[monitor.name, seed, name] <= limit) & (record.changed[name] >= SHARE) for name in shown]
+    evaded = [(record.scores[monitor.name, seed, name] <= limit) & (record.changed[name] >= DAMAGED) for name in shown]
     return torch.stack(evaded).any(0)[silent] if silent.any() else None
 
 

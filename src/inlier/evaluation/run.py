@@ -299,10 +299,10 @@ class Evaluation:
         Args:
             name: of a monitor on the study's own network, with a threshold; of another nothing is checked.
         """
-        try:
-            monitor = self.attackable(name)
-        except (LookupError, ValueError):
+        seats = [seat for seat in self.watches[0].monitors if seat.plan.name == name]
+        if self.watches[0].name or not seats or not seats[0].plan.threshold:
             return []
+        monitor = self.attackable(name)
         images = torch.cat([batch.images for batch, _ in zip(self.clean.batches(1), range(SLOPES), strict=False)])
         shown = self.there(images, self.watches[0])
         return [slope_gate(monitor, shown), *monitor_gates(monitor, shown[: self.study.batch_size])]

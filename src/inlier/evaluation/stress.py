@@ -36,8 +36,13 @@ from inlier.evaluation.assaults import (
 )
 from inlier.evaluation.cost import overhead
 from inlier.evaluation.gates import (
+    BROKEN,
+    DEAD_GRADIENTS,
+    UNBOUNDED,
     Gate,
     black_box_gate,
+    control_gate,
+    iterated_gate,
     knowledge_gate,
     least_decided,
     monitor_gates,
@@ -55,8 +60,6 @@ __all__ = ["BUDGETS", "Budget", "Stress", "suite"]
 
 Budget: TypeAlias = Literal["smoke", "standard", "full"]
 """How much is tried: whether anything works at all, what a statement needs, or all there is."""
-BROKEN = 0.5
-"""Success of the worst case from which a monitor counts as broken."""
 STEPS: Mapping[Budget, int] = {"smoke": 20, "standard": 50, "full": 200}
 BUDGETS = tuple(STEPS)
 ASKED: Mapping[Budget, Mapping[str, int]] = {
@@ -384,27 +387,22 @@ class Stress:
             for wanted in (False, True)
         )
         lost = max(float(self.lost(cells, eps).sum()) for eps in self.epsilons) / count
-        broken = math.nan if self.control is None else self.control_success(self.control, joint)
+        broken = None if self.control is None else self.control_success(self.control, joint)
         return [
-            Gate("iterated attack against one step", "at least its mean damage",
-                 f"{many.damage.mean():.3f} against {once.damage.mean():.3f}",
-                 bool(many.damage.mean() >= once.damage.mean() - 0.01)),
+            iterated_gate([(float(many.damage.mean()), float(once.damage.mean()))]),
             knowledge_gate(raw, count),
             self.white_against_black(cells, queried),
             rising_gate(yield_of, count),
-            Gate("without a bound every image evades", "at least .95", f"{free:.3f}", free >= 0.95),
+            Gate(*UNBOUNDED, f"{free:.3f}", free >= 0.95),
             steps_gate(
                 cells[joint.name, open_].evaded(share)[silent], twice.evaded(share)[silent], f"at {255 * open_:g}/255"
             ),
             # Who does not know the monitor has nothing left to gain where every pixel is wrong, and no gradient there.
-            Gate("dead gradients", "at most 1 % of who knows the monitor",
-                 f"{dead:.2%}, and {stuck:.2%} of who does not", dead <= DEAD),
+            Gate(*DEAD_GRADIENTS, f"{dead:.2%}, and {stuck:.2%} of who does not", dead <= DEAD),
             rounding_gate(lost),
             slope_gate(self.monitor, self.images),
             *monitor_gates(self.monitor, self.images[: self.batch_size]),
-            Gate("the suite breaks what is known to break", f"success at least {BROKEN:g}",
-                 "no control was given" if self.control is None else f"{broken:.3f}",
-                 None if self.control is None else broken >= BROKEN),
+            control_gate(broken),
         ]  # fmt: skip
 
     def lost(self, cells: Mapping[tuple[str, float], Cell], eps: float) -> Bool[Tensor, " n"]:
