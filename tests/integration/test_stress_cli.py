@@ -113,6 +113,7 @@ def test_an_attack_on_a_monitor_writes_images_a_table_and_a_report_and_goes_on(p
     ("line", "told"),
     [
         ("M --recipe pdg", "Did you mean 'pgd'"),
+        ("M --recipe gd_uap", "`inlier uap` writes it to a file"),
         ("M", "a recipe, such as pgd"),
         ("M --recipe dag", "--target"),
         ("M --recipe fgsm_targeted --target raod", "Did you mean 'road'"),

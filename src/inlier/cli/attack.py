@@ -126,6 +126,10 @@ def attack(
     The surface is the image as the file has it. A perturbation for all images is added as it is, whatever network it
     was made on. A collision gives images the features of others.
     """
+    if "gd_uap" in (what, *(recipe or [])):
+        raise ValueError(
+            "GD-UAP is made once for all images: `inlier uap` writes it to a file, which is named here then"
+        )
     aims = {"--towards": towards, "--taps": taps, "--norm": norm}
     if what != COLLISION and any(aims.values()):
         raise ValueError(f"{next(name for name, value in aims.items() if value)} is for collision, not for '{what}'")
