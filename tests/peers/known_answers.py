@@ -2,7 +2,7 @@
 
 In an environment that is thrown away afterwards:
 
-    pip install torch numpy scipy scikit-learn safetensors setuptools six tqdm requests
+    pip install torch numpy scipy scikit-learn safetensors setuptools six tqdm requests packaging
     pip install --no-deps torchattacks==3.5.1 adversarial-robustness-toolbox==1.20.1
     python tests/peers/known_answers.py
 
@@ -11,7 +11,10 @@ it drew and what came out. All is computed in double precision where the library
 zero is otherwise a matter of the processor; what came out is stored in single precision.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -124,22 +127,31 @@ def square_answers(net: nn.Module, x: Tensor, labels: Tensor) -> dict[str, Tenso
             self.places.append((int(drawn), int(high)))
             return drawn
 
-    found = {"square": torch.zeros_like(x), "square.stripes": torch.zeros(len(x), 3, x.shape[-1])}
-    found["square.signs"] = torch.zeros(len(x), SQUARE["queries"], 3)
-    found["square.squares"] = torch.full((len(x), SQUARE["queries"], 3), -1)
+    told = []
     for i in range(len(x)):
         attack = Telling(net, eps=SQUARE["eps"], n_queries=SQUARE["queries"], p_init=SQUARE["share"])
         attack.signs, attack.places = [], []
         attack.init_hyperparam(x)
         torch.manual_seed(7 + i)
         _, best = attack.attack_single_run(x[i : i + 1], labels[i : i + 1])
-        rows, columns = attack.places[::2], attack.places[1::2]
-        squares = [(row, column, x.shape[-1] - most) for (row, most), (column, _) in zip(rows, columns, strict=True)]
-        found["square"][i] = best[0]
-        found["square.stripes"][i] = attack.signs[0][0, :, 0]
+        told.append((best, attack.signs, attack.places))
+    return square_told(told)
+
+
+def square_told(told: list[tuple[Tensor, list[Tensor], list[tuple[int, int]]]]) -> dict[str, Tensor]:
+    """Of each image what came out, the signs that were drawn, and rows and columns in turn, each with one more than the
+    largest that there could have been."""
+    count, width = len(told), told[0][0].shape[-1]
+    found = {"square": torch.cat([best for best, _, _ in told]), "square.stripes": torch.zeros(count, 3, width)}
+    found["square.signs"] = torch.zeros(count, SQUARE["queries"], 3)
+    found["square.squares"] = torch.full((count, SQUARE["queries"], 3), -1)
+    for i, (_, signs, places) in enumerate(told):
+        rows, columns = places[::2], places[1::2]
+        squares = [(row, column, width - most) for (row, most), (column, _) in zip(rows, columns, strict=True)]
+        found["square.stripes"][i] = signs[0][0, :, 0]
         if squares:
             found["square.squares"][i, : len(squares)] = torch.tensor(squares)
-            found["square.signs"][i, : len(squares)] = torch.stack(attack.signs[1:]).flatten(1)
+            found["square.signs"][i, : len(squares)] = torch.stack([sign.flatten() for sign in signs[1:]])
     small = ("square.stripes", "square.signs", "square.squares")
     return found | {name: found[name].to(torch.int8) for name in small}
 
@@ -166,6 +178,13 @@ def art_answers(net: nn.Module, x: Tensor, labels: Tensor, middle: Tensor, other
     round_ball = evasion.ProjectedGradientDescent(classifier, norm=2, eps_step=L2_STEP, **more | {"eps": L2})
     found["pgd_l2"] = torch.from_numpy(round_ball.generate(middle.numpy(), others.numpy()))
 
+    from_chance = evasion.ProjectedGradientDescent(classifier, eps_step=STEP, num_random_init=1, **more)
+    np.random.seed(9)
+    found["pgd_linf"] = torch.from_numpy(from_chance.generate(x, labels))
+    np.random.seed(9)
+    ball = random_sphere(len(x), x[0].size, EPS, np.inf).reshape(x.shape).astype(np.float32)
+    found["pgd_linf.start"] = torch.from_numpy(np.clip(x + ball, 0, 1))
+
     seen: list[Tensor] = []
     first = net[0]  # the library calls the layers of a Sequential one by one
     handle = first.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach().clone()))
@@ -182,7 +201,37 @@ def art_answers(net: nn.Module, x: Tensor, labels: Tensor, middle: Tensor, other
         told = torch.from_numpy(labels)
         values = [F.cross_entropy(net(batch), told, reduction="none") for batch in seen if len(batch) == len(x)]
     found["apgd_linf.seen"] = torch.stack(values).amax(0)
-    return found
+    return found | art_square_answers(classifier, x, labels)
+
+
+def art_square_answers(classifier: Any, x: Any, labels: Any) -> dict[str, Tensor]:
+    """What it draws is heard where it asks for it."""
+    import numpy as np
+    from art.attacks import evasion
+
+    attack = evasion.SquareAttack(
+        classifier, eps=SQUARE["eps"], max_iter=SQUARE["queries"], p_init=SQUARE["share"], nb_restarts=1, verbose=False
+    )
+
+    def heard(draw: Callable[..., Any], into: list[Any]) -> Callable[..., Any]:
+        def hearing(*args: Any, **more: Any) -> Any:
+            drawn = draw(*args, **more)
+            into.append((drawn, args[-1]))
+            return drawn
+
+        return hearing
+
+    def told(i: int) -> tuple[Tensor, list[Tensor], list[tuple[int, int]]]:
+        signs: list[Any] = []
+        places: list[Any] = []
+        choice, randint = heard(np.random.choice, signs), heard(np.random.randint, places)
+        np.random.seed(10 + i)
+        with patch.object(np.random, "choice", choice), patch.object(np.random, "randint", randint):
+            best = attack.generate(x[i : i + 1], labels[i : i + 1])
+        drawn = [torch.from_numpy(np.sign(values)) for values, _ in signs]
+        return torch.from_numpy(best), drawn, [(int(place), most) for place, most in places]
+
+    return square_told([told(i) for i in range(len(x))])
 
 
 def make() -> None:
