@@ -8,7 +8,7 @@ import pytest
 from evaluated import made_up
 
 from inlier.report.evaluation_tables import evaluation_tables, settings_of
-from inlier.report.findings import Findings
+from inlier.report.findings import Findings, label_of
 from inlier.report.tables import (
     Column,
     Rate,
@@ -215,3 +215,18 @@ def test_counts_are_those_of_the_results():
     assert (cell.hits, cell.images, [cell.low, cell.high]) == (counts["hits"], counts["images"], counts["interval"])
     changed = next(row for row in tables["caught_changed"].rows if row[0].text == "fog")[3]
     assert (changed.hits, changed.images) == tuple(fog["flagged_changed"]["0.05"][k] for k in ("hits", "images"))
+
+
+def test_where_nothing_has_a_threshold_nothing_is_said_to_be_flagged_and_harmless_changes_are_ranked():
+    results = made_up(pictures=False)
+    assert "auroc_controls" not in evaluation_tables(Findings(results))
+    for entry in results["monitors"]:
+        entry["rates"], entry["thresholds"] = [], {}
+    tables = evaluation_tables(Findings(results))
+    assert not {"controls", "attacks", "caught", "false_alarms"} & set(tables)
+    main = Findings(results).main
+    ranked = next(r for r in results["rows"] if r["set"] == "jpeg_90" and r["monitor"] == main["name"])
+    table = tables["auroc_controls"]
+    column = [column.title for column in table.columns].index(label_of(main))
+    row = next(row for row in table.rows if row[0].text.startswith("JPEG 90"))
+    assert row[column].text.startswith(f"{ranked['auroc']:.3f}")

@@ -78,6 +78,7 @@ def evaluation_page(results: Mapping[str, Any]) -> str:
         "tables": tables,
         "paper_tables": present(tables, "auroc_paper", "aupr_paper", "fpr95_paper"),
         "more_tables": present(tables, "auroc_more", "aupr_more", "fpr95_more"),
+        "harmless": present(tables, "auroc_controls"),
         "ablations": [table for name, table in tables.items() if name.startswith("ablation_")],
         "misses": [shown for kind, shown in kept if kind == "worst"],
         "pictures": [shown for kind, shown in kept if kind == "pictures"],

@@ -156,7 +156,7 @@ def held_out(found: Findings) -> Table:
 
 
 def controls(found: Findings) -> Table:
-    """Changes that do no harm, on which alarms are false alarms."""
+    """Changes that do no harm, on which alarms are false alarms; nothing without a threshold."""
     rates = rates_of(found.main)
     rows = [
         (s, [[c for r in found.rows(found.main, s) if (c := counted(r.get("flagged"), rate))] for rate in rates])
@@ -167,7 +167,7 @@ def controls(found: Findings) -> Table:
         "controls",
         f"Harmless changes: how often {main_label(found)} flags them. The nominal rate is what should be seen.",
         (columns[0], Column("changed pixels"), *columns[1:]),
-        tuple((words(label_of(s)), share(s.get("changed")), *map(first_and_others, row)) for s, row in rows),
+        tuple((words(label_of(s)), share(s.get("changed")), *map(first_and_others, row)) for s, row in rows if rates),
     )
 
 
@@ -206,7 +206,7 @@ def flagged(found: Findings, s: Entry, which: str = "flagged", monitor: Entry | 
 
 
 def attacks(found: Findings) -> Table:
-    """Attacks: what they change, what is flagged, and the verdict."""
+    """Attacks: what they change, what is flagged, and the verdict; nothing without a threshold."""
     return Table(
         "attacks",
         f"Attacks by somebody who does not know of the monitor: what {main_label(found)} flags{at(found)}.",
@@ -221,6 +221,7 @@ def attacks(found: Findings) -> Table:
                 flagged(found, s, "flagged_changed"), words(found.attack_verdict(s)),
             )
             for s in found.sets(*ATTACKS)
+            if found.rate is not None
         ),
     )  # fmt: skip
 
@@ -292,16 +293,16 @@ def binned(entry: Entry) -> Rate | None:
 
 
 def comparison(found: Findings) -> Iterator[Table]:
-    """The paper's Table 3: every metric for every change and monitor, mean and spread over keys."""
-    for tag, sets in (("paper", found.sets(*CHANGES, paper=True)), ("more", found.sets(*CHANGES, paper=False))):
+    """The paper's Table 3: every metric for every change and monitor, mean and spread over keys; and, where nothing is
+    flagged because there is no threshold, how harmless changes rank."""
+    of_paper, more = (found.sets(*CHANGES, paper=paper) for paper in (True, False))
+    beyond = "; changes beyond the paper's." if of_paper else "."
+    for tag, sets, of in (("paper", of_paper, "; the paper's changes."), ("more", more, beyond)):
         for name, title, heat in METRICS:
             papers = dict.fromkeys(detector for s in sets for detector in found.published(s).get(name, {}))
-            told = f"{title} of each change against the unchanged images; " + (
-                "the paper's changes." if tag == "paper" else "changes beyond the paper's."
-            )
             yield Table(
                 f"{name}_{tag}",
-                told + (f" {PUBLISHED}" if papers else ""),
+                f"{title} of each change against the unchanged images{of}" + (f" {PUBLISHED}" if papers else ""),
                 (
                     Column("change"),
                     *(Column(f"{detector}, as published", heat=heat) for detector in papers),
@@ -316,6 +317,16 @@ def comparison(found: Findings) -> Iterator[Table]:
                     for s in sets
                 ),
             )
+    if found.rate is None:
+        yield Table(
+            "auroc_controls",
+            "AUROC of each harmless change against the unchanged images; about one half is what should be seen.",
+            (Column("harmless change"), *(Column(label_of(m)) for m in found.compared)),
+            tuple(
+                (words(label_of(s)), *(metric(found, m, s, "auroc") for m in found.compared))
+                for s in found.sets("control")
+            ),
+        )
 
 
 def metric(found: Findings, monitor: Entry, s: Entry, name: str) -> Spread | None:
