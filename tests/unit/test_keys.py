@@ -105,11 +105,31 @@ def test_summaries_are_means_of_the_rows(ran):
 def test_images_stay_in_their_ball_and_one_set_serves_all_victims(ran):
     out, _, _ = ran
     names = sorted(path.name for path in (out / "work").glob("images_*.safetensors"))
-    assert len(names) == 2 * (1 + 2 + 1 + 3)  # the key is known of two victims and of the monitor without one
+    # Two surrogate attackers and the one on all features with two margins each; the key is known of two victims, and of
+    # the monitor without one.
+    assert len(names) == 2 * (1 + 2 * (2 + 1) + 3)
     clean = read_tensors(out / "work" / "images_oblivious__12.safetensors")[0]["images"].int()
     for name in names:
         if name.endswith("_12.safetensors"):
             assert (read_tensors(out / "work" / name)[0]["images"].int() - clean).abs().max() <= 24
+
+
+def test_of_the_margins_the_one_that_succeeds_most_is_told(ran):
+    out, found, _ = ran
+    work = out / "work"
+    victims = [row["victim"] for row in found["victims"]]
+    before = read_tensors(work / "clean.safetensors")[0]["scores"][:, [0, 3, 6, 9]]
+    for name, attacker in (("1_surrogate", "1 surrogate"), ("all_features", "all features")):
+        came_to = {}
+        for margin in (0.3, 1.0):
+            after = read_tensors(work / f"scores_{name}__30_margin_{margin:g}.safetensors")[0]
+            evaded = (before <= 0) & (after["scores"] <= 0) & (after["damage"] >= 0.3)
+            keyed = [n for n, victim in enumerate(victims) if victim != "default" and (before[n] <= 0).any()]
+            came_to[margin] = sum(float(evaded[n].sum() / (before[n] <= 0).sum()) for n in keyed) / len(keyed)
+        line = next(s for s in found["summary"] if s["attacker"] == attacker and s["grey_levels"] == 30)
+        assert line["success_0.3"]["mean"] == pytest.approx(max(came_to.values()))
+        assert came_to[line["margin"]] == max(came_to.values())
+    assert {line["margin"] for line in found["summary"] if line["tier"] != "T1"} == {None}
 
 
 def test_surrogates_and_victims_share_no_image_and_no_key(ran, folder):
@@ -156,6 +176,8 @@ def test_what_cannot_be_compared_is_refused(folder):
         from_keywords(EXPERIMENTS["keys"], settings(folder, keys=1), "a test")
     with pytest.raises(ValueError, match="pool"):
         from_keywords(EXPERIMENTS["keys"], settings(folder, pool="sum"), "a test")
+    with pytest.raises(ValueError, match="margin"):
+        from_keywords(EXPERIMENTS["keys"], settings(folder, margins=[]), "a test")
 
 
 def test_mean_over_keys_leaves_out_a_key_without_images():

@@ -14,8 +14,9 @@ from inlier.detectors.base import Detector
 from inlier.detectors.mahalanobis import mahalanobis
 from inlier.errors import Mismatch
 from inlier.evaluation.assaults import Assault, Cell
-from inlier.evaluation.stress import BUDGETS, PUBLISHED, Stress, suite
+from inlier.evaluation.stress import BUDGETS, NEAR, PUBLISHED, Stress, suite
 from inlier.evaluation.subjects import Subjects
+from inlier.evaluation.together import scale_of
 from inlier.monitor import Monitor
 from inlier.report.document import document_html
 from inlier.report.stress_page import stress_document
@@ -115,16 +116,20 @@ def test_who_has_monitors_of_his_own_gets_past_these_and_is_shown_to_the_monitor
         keep=lambda name, eps, attacked: kept.update({(name, eps): attacked}),
     ).run()  # fmt: skip
     name = "dual, hinge, through surrogates"
-    rows = [row for row in results["rows"] if row["attack"] == name]
-    assert [row["tier"] for row in rows] == ["T1", "T1"]
+    rows = [row for row in results["rows"] if row["attack"].startswith(name)]
+    assert [row["attack"] for row in rows] == [name, f"{name}, near their limit"] * 2
+    assert {row["tier"] for row in rows} == {"T1"}
     assert [row["tier"] for row in results["worst"]] == ["T0", "T1", "T3"] * 2
     assert "T1" in results["smallest"][0]
     for row in rows:
-        attacked = kept[name, row["eps"]]
+        attacked = kept[row["attack"], row["eps"]]
         assert not any(each(attacked).flagged.any() for each in own.values())
         after = monitor(attacked)
         assert row["detected"]["hits"] == int((after.flagged & ~monitor(images).flagged).sum())
         assert row["damage"] > 0.1
+    for who, margin in ((name, 1.0), (f"{name}, near their limit", NEAR)):
+        seen = torch.stack([scale_of(each).of(each.score(kept[who, EPSILONS[1]])) for each in own.values()]).amax(0)
+        assert (seen <= 0.05 - margin).all()  # as aimed at, but for rounding
     gate = next(gate for gate in results["gates"] if gate["name"] == "who knows more succeeds more often")
     assert gate["wanted"] == "T3 >= T1 >= T0 >= noise"
     assert len(gate["observed"].split(", ")) == 4
@@ -295,7 +300,9 @@ def test_who_may_ask_asks_first_about_what_others_made(monitor, backbone, images
     row, through = results["queries"][0], work.at_work.cell(work.suite[2], 0.12)
     assert through.evaded(0.3)[:4].sum() == row["success_0.3"]["hits"] == 3
     assert row["queries_used"] == (2 + 2 + 2 + 6) / 4  # the second question was about what evaded, of three images
-    assert work.at_work.cell(work.asked[0], 0.12).config["starts"] == 2
+    assert (
+        work.at_work.cell(work.asked[0], 0.12).config["starts"] == 3
+    )  # of who does not know of the monitor, and two who have their own
     gate = next(gate for gate in results["gates"] if gate["name"] == "white-box at least as strong as black-box")
     assert gate["wanted"] == "T3 >= T2 >= T1, T0"
     assert gate["observed"].endswith(", 3 and 3 of 4 images")

@@ -54,8 +54,6 @@ LOSSES: Mapping[str, Objective] = {
 }  # fmt: skip
 RATES = (0.001, 0.01, 0.05)
 """False-alarm rates at which everything is counted, as far as the calibration allows."""
-MARGIN = 1.0
-"""How far below the limit of his own monitors an attacker aims, in standard deviations of their clean scores."""
 UNIVERSAL = "universal"
 """The way of an attacker who adds one delta to every image."""
 A_QUERY = 3
@@ -74,6 +72,8 @@ class Assault:
         weight, restarts: of `attack_monitor`.
         tier: T0 does not know of the monitor, T1 has monitors like it, T2 may ask it, T3 knows everything.
         target: the class that a recipe wants everywhere, or the kind of map that it wants of each image.
+        margin: how far below the limit of his own monitors one of tier T1 aims, in standard deviations of their clean
+            scores.
     """
 
     name: str
@@ -84,6 +84,7 @@ class Assault:
     restarts: int = 1
     tier: Tier = "T3"
     target: int | TargetKind | None = None
+    margin: float = 1.0
 
     @property
     def cost(self) -> int:
@@ -158,7 +159,8 @@ class Assaults:
     ) -> None:
         self.monitor, self.subjects, self.place = monitor, subjects, place
         self.deltas = dict(deltas or {})
-        self.own = pooled(monitor.backbone, surrogates, MARGIN) if surrogates else None
+        self.surrogates = dict(surrogates or {})
+        self.owned: dict[float, Watched] = {}
         self.parametrisation = parametrisation
         self.rate = monitor.false_alarm_rate if rate is None else rate
         self.limit = limit_of(monitor, self.rate)
@@ -230,7 +232,8 @@ class Assaults:
             part = assault(
                 one, monitor, images, eps, norm=self.norm, rate=rate, seed=self.seed + start, labels=truth,
                 target=wanted[at] if isinstance(wanted, Tensor) else wanted, parametrisation=self.parametrisation,
-                own=self.own, initial=None if initial is None else initial[at], starts=[each[at] for each in starts],
+                own=self.own(one), initial=None if initial is None else initial[at],
+                starts=[each[at] for each in starts],
                 delta=self.deltas.get(one.name), progress=partial(self.tell, len(images), one),
             )  # fmt: skip
             row = told_of(part)
@@ -258,6 +261,14 @@ class Assaults:
         else:
             numbers["config"] = next(dict(part.config) for part in parts if isinstance(part, MonitorQueries))
         return made, numbers
+
+    def own(self, one: Assault) -> Watched | None:
+        """What one of tier T1 has instead of the monitor."""
+        if one.tier != "T1" or not self.surrogates:
+            return None
+        if one.margin not in self.owned:
+            self.owned[one.margin] = pooled(self.monitor.backbone, self.surrogates, one.margin)
+        return self.owned[one.margin]
 
     @torch.no_grad()
     def wanted(self, one: Assault, backbone: Backbone) -> int | LabelMaps | None:

@@ -103,8 +103,10 @@ class Keys:
             numbers, from image to image, so that few are not always the same.
         grey_levels: eps in grey levels, 255 of which are 1.
         steps: of every attack.
-        margin: how far below the limit of each surrogate the attacker aims, in standard deviations of its clean
-            scores; who attacks the monitor itself needs `known_margin`.
+        margins: how far below the limit of each surrogate the attacker aims, in standard deviations of its clean
+            scores: what surrogates forgive a victim may not, and who aims lower changes less. All are tried, and of
+            each attacker at each eps the one that comes to the most is told. Who attacks the monitor itself aims
+            `known_margin` lower.
         pool: how surrogates are one: the mean or the largest of their scores.
         points: activations that the attacker on all features reads; 0 leaves him out.
         false_alarm_rate: nominal.
@@ -129,7 +131,7 @@ class Keys:
     surrogates: tuple[int, ...] = (1, 4, 16)
     grey_levels: tuple[float, ...] = (2.0, 4.0)
     steps: int = 30
-    margin: float = 1.0
+    margins: tuple[float, ...] = (0.3, 1.0)
     known_margin: float = 0.1
     pool: Pool = "mean"
     points: int = 100_000
@@ -148,6 +150,8 @@ class Keys:
                 f"Expected at least 2 keys, numbers of surrogates above 0 and grey levels, not {self.keys}, "
                 f"{list(self.surrogates)} and {list(self.grey_levels)}"
             )
+        if not self.margins:
+            raise ValueError("Attackers with surrogates aim some margin below their limits: give margins")
         if self.pool not in ("mean", "max"):
             raise ValueError(f"pool is 'mean' or 'max', not {self.pool!r}")
 
@@ -198,6 +202,11 @@ def attacker_named(count: int) -> Attacker:
     """Who fits so many surrogates."""
     plural = "s" if count > 1 else ""
     return Attacker(f"{count} surrogate{plural}", f"all but the key; {count} surrogate{plural}", "T1", count)
+
+
+def part_name(attacker: Attacker, level: float, victim: str, margin: float | None) -> str:
+    """Of what an attacker makes at an eps."""
+    return f"{attacker.name} {victim} {level:g}" + ("" if margin is None else f" margin {margin:g}")
 
 
 class _Work:
@@ -311,13 +320,15 @@ class _Work:
 
     # --- attacks --------------------------------------------------------------------------------------------------
 
-    def made(self, attacker: Attacker, level: float, victim: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def made(
+        self, attacker: Attacker, level: float, victim: str = "", margin: float | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The attacked images, rounded to 8 bit, from their file if they are there; and what went wrong."""
 
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
             told = f"{attacker.name}{f', {victim}' if victim else ''}, eps {level:g}/255"
             stored, dead, done = torch.empty_like(self.attacked), 0.0, 0
-            for places, watched in self.watched(attacker, victim):
+            for places, watched in self.watched(attacker, victim, margin or 0.0):
                 for part in torch.split(places, self.plan.batch_size):
                     result = attack(self.backbone, self.attacked[part], level / 255, watched, self.plan.steps)
                     stored[part], done = result.to_8_bit(), done + len(part)
@@ -325,18 +336,20 @@ class _Work:
                     self.tell(told, done, len(stored))
             return {"images": (255 * stored).round().to(torch.uint8)}, {"dead_gradients": dead / len(stored)}
 
-        return self.place.part(f"images {attacker.name} {victim} {level:g}", make)
+        return self.place.part(f"images {part_name(attacker, level, victim, margin)}", make)
 
     def dead_gradients(self) -> float:
         """The largest share of them that an attack had."""
         told: list[float] = [
-            self.made(attacker, level, victim)[1]["dead_gradients"]
+            self.made(attacker, level, victim, margin)[1]["dead_gradients"]
             for level in self.levels for attacker in self.attackers if attacker is not ROTATED
-            for victim in (self.victims if attacker is KNOWN else [""])
+            for victim in (self.victims if attacker is KNOWN else [""]) for margin in self.margins_of(attacker)
         ]  # fmt: skip
         return max(told)
 
-    def watched(self, attacker: Attacker, victim: str) -> Iterator[tuple[Int[Tensor, " n"], Watched | None]]:
+    def watched(
+        self, attacker: Attacker, victim: str, margin: float
+    ) -> Iterator[tuple[Int[Tensor, " n"], Watched | None]]:
         """Which images are attacked by whom who sees what; None for who knows of no monitor."""
         every = torch.arange(len(self.attacked))
         if attacker is OBLIVIOUS:
@@ -344,14 +357,14 @@ class _Work:
         elif attacker is KNOWN:
             yield every, pooled(self.backbone, {victim: self.victims[victim]}, self.plan.known_margin)
         elif attacker is EVERYTHING:
-            yield every, pooled(self.backbone, {attacker.name: self.monitor(attacker.name)}, self.plan.margin)
+            yield every, pooled(self.backbone, {attacker.name: self.monitor(attacker.name)}, margin)
         else:
             assert attacker.surrogates is not None
             names, count = self.surrogate_names, attacker.surrogates
             starts = (every * count) % len(names) if count < len(names) else torch.zeros_like(every)
             for start in sorted(set(starts.tolist())):
                 some = {name: self.surrogates[name] for name in (names[(start + i) % len(names)] for i in range(count))}
-                yield (starts == start).nonzero()[:, 0], pooled(self.backbone, some, self.plan.margin, self.plan.pool)
+                yield (starts == start).nonzero()[:, 0], pooled(self.backbone, some, margin, self.plan.pool)
 
     # --- what came of them ----------------------------------------------------------------------------------------
 
@@ -381,26 +394,50 @@ class _Work:
 
         return self.place.part("clean", make)[0]
 
-    def after(self, attacker: Attacker, level: float, victim: str = "") -> dict[str, Tensor]:
+    def after(
+        self, attacker: Attacker, level: float, victim: str = "", margin: float | None = None
+    ) -> dict[str, Tensor]:
         """All victims' scores of an attacker's images, and their damage."""
 
         def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
-            name = f"scoring {attacker.name}"
-            attacked = self.made(attacker, level, victim)[0]["images"].float() / 255
-            scores, predictions = self.seen(attacked, name)
+            attacked = self.made(attacker, level, victim, margin)[0]["images"].float() / 255
+            scores, predictions = self.seen(attacked, f"scoring {attacker.name}")
             changed = predictions != self.before["predictions"][self.places].long()
             return {"scores": scores, "damage": changed.reshape(len(changed), -1).double().mean(1)}, {}
 
-        return self.place.part(f"scores {attacker.name} {victim} {level:g}", make)[0]
+        return self.place.part(f"scores {part_name(attacker, level, victim, margin)}", make)[0]
 
-    def outcomes(self, attacker: Attacker, level: float, victim: str) -> list[Outcome]:
+    def margins_of(self, attacker: Attacker) -> tuple[float | None, ...]:
+        """Those that an attacker tries; None of who has no surrogates."""
+        return tuple(self.plan.margins) if attacker.tier == "T1" else (None,)
+
+    def best_margin(self, attacker: Attacker, level: float) -> float | None:
+        """That with which an attacker succeeds most at an eps, as the mean over keys."""
+        margins = self.margins_of(attacker)
+        if len(margins) == 1:
+            return margins[0]
+
+        def came_to(margin: float | None) -> float:
+            won, of = self.counted(attacker, level, SHARES[0], margin)
+            return float(((won & of).sum(0) / of.sum(0)).nanmean().nan_to_num())
+
+        return max(margins, key=came_to)
+
+    def counted(
+        self, attacker: Attacker, level: float, share: float, margin: float | None
+    ) -> tuple[Bool[Tensor, "n keys"], Bool[Tensor, "n keys"]]:
+        """Of the victims with a key: which images evaded, and which were silent; rotated keys one after another."""
+        ones = [one for victim in self.victim_names for one in self.outcomes(attacker, level, victim, margin)]
+        return torch.stack([one.evaded(share) for one in ones], 1), torch.stack([one.silent for one in ones], 1)
+
+    def outcomes(self, attacker: Attacker, level: float, victim: str, margin: float | None) -> list[Outcome]:
         """What an attacker did to a victim: one outcome, or for rotated keys one for each key that was before."""
         number = list(self.victims).index(victim)
         if attacker is ROTATED:
             sources = [other for other in self.victim_names if other != victim] if victim != KEYLESS else []
             parts = [self.after(KNOWN, level, other) for other in sources]
         else:
-            parts = [self.after(attacker, level, victim if attacker is KNOWN else "")]
+            parts = [self.after(attacker, level, victim if attacker is KNOWN else "", margin)]
         before = self.before["scores"][number, self.places]
         return [Outcome(before, part["scores"][number], part["damage"], 0.0) for part in parts]
 
@@ -408,15 +445,16 @@ class _Work:
         """A row an attacker and victim; of rotated keys all that were before count."""
         found = []
         for attacker in self.attackers:
+            margin = self.best_margin(attacker, level)
             for victim in self.victims:
-                outcomes = self.outcomes(attacker, level, victim)
+                outcomes = self.outcomes(attacker, level, victim, margin)
                 if not outcomes:
                     continue
                 silent = torch.cat([one.silent for one in outcomes])
                 damage = torch.cat([one.damage for one in outcomes])
                 row: dict[str, Any] = {
                     "attacker": attacker.name, "tier": attacker.tier, "grey_levels": level, "victim": victim,
-                    "damage": damage.mean().item(),
+                    "margin": margin, "damage": damage.mean().item(),
                 }  # fmt: skip
                 for share in SHARES:
                     evaded = torch.cat([one.evaded(share) for one in outcomes])
@@ -430,13 +468,14 @@ class _Work:
         """A line an attacker: mean over keys, their spread, and the interval over images; and the keyless monitor."""
         found = []
         for attacker in self.attackers:
-            line: dict[str, Any] = {"attacker": attacker.name, "tier": attacker.tier, "grey_levels": level}
+            margin = self.best_margin(attacker, level)
+            line: dict[str, Any] = {
+                "attacker": attacker.name, "tier": attacker.tier, "grey_levels": level, "margin": margin,
+            }  # fmt: skip
+            ones = [one for victim in self.victim_names for one in self.outcomes(attacker, level, victim, margin)]
+            per_key = len(ones) // self.plan.keys
             for share in SHARES:
-                ones = [one for victim in self.victim_names for one in self.outcomes(attacker, level, victim)]
-                per_key = len(ones) // self.plan.keys
-                evaded, silent = (
-                    torch.stack(side, 1) for side in ([one.evaded(share) for one in ones], [one.silent for one in ones])
-                )
+                evaded, silent = self.counted(attacker, level, share, margin)
                 harmed = silent & torch.stack([one.damage >= share for one in ones], 1)
                 flagged = torch.stack([one.detected for one in ones], 1)
                 line[f"success_{share:g}"] = over_keys(evaded, silent, per_key)

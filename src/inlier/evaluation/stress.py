@@ -76,6 +76,11 @@ ENOUGH = 25
 """So many clean images over the false-alarm rate tell it to 20 %."""
 
 
+NEAR = 0.3
+"""Where an attacker aims who is less careful with his own monitors than others: below their limit by so many standard
+deviations of their clean scores. He changes more, and what they forgive another may not."""
+
+
 TIERS: tuple[Tier, ...] = ("T0", "T1", "T3")
 """Of attackers with gradients, from who knows least to who knows most."""
 
@@ -96,12 +101,14 @@ def suite(budget: Budget, surrogates: int = 0) -> tuple[Assault, ...]:
     def oblivious(loss: str) -> Assault:
         return Assault(f"oblivious, {loss}", "oblivious", loss, steps, tier="T0")
 
-    def transferred(loss: str) -> Assault:
-        return Assault(f"dual, {loss}, through surrogates", "dual", loss, steps, tier="T1")
+    def transferred(loss: str) -> list[Assault]:
+        careful = Assault(f"dual, {loss}, through surrogates", "dual", loss, steps, tier="T1")
+        return [careful, replace(careful, name=f"{careful.name}, near their limit", margin=NEAR)]
 
     made = [oblivious("hinge"), Assault("dual, hinge", "dual", "hinge", steps)]
     if surrogates:
-        made += [transferred(loss) for loss in (("hinge",) if budget == "smoke" else ("hinge", "cross_entropy"))]
+        losses = ("hinge",) if budget == "smoke" else ("hinge", "cross_entropy")
+        made += [one for loss in losses for one in transferred(loss)]
     if budget == "smoke":
         return tuple(made)
     made += [oblivious(loss) for loss in ("cross_entropy", "segpgd", "masked")]

@@ -178,15 +178,17 @@ def success_tables(results: Mapping[str, Any]) -> Iterator[Table]:
         for one in results["attackers"]:
             line = found_in(results, one["name"], level)
             cells = [spread(line[f"{what}_{share}"]) for what in ("success", "detected") for share in SHARES]
-            rows.append((words(one["label"]), words(one["tier"]), *cells))
+            rows.append((words(one["label"]), words(one["tier"]), number(line.get("margin"), 1), *cells))
         yield Table(
             f"success_{level:g}",
             f"eps {level:g}/255: mean over keys ± standard deviation over keys, the 95 % interval over images, and how "
             "many images a key counts on average. Success is of images silent when clean; detected, of those of them "
-            "of which so much changed.",
+            "of which so much changed. Margin: how far below the limit of his surrogates an attacker aims, in standard "
+            "deviations of their clean scores; of those that were tried the one that comes to the most.",
             (
-                Column("the attacker knows"), Column("tier"), Column("success at 30 %", heat=(0.0, 1.5)),
-                Column("success at 50 %", heat=(0.0, 1.5)), Column("detected at 30 %"), Column("detected at 50 %"),
+                *map(Column, ("the attacker knows", "tier", "margin")),
+                Column("success at 30 %", heat=(0.0, 1.5)), Column("success at 50 %", heat=(0.0, 1.5)),
+                Column("detected at 30 %"), Column("detected at 50 %"),
             ),
             tuple(rows),
         )  # fmt: skip
