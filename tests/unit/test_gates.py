@@ -18,6 +18,7 @@ from inlier.evaluation.gates import (
     rounding_gate,
     slope_gate,
     steps_gate,
+    surrogates_gate,
 )
 
 NOBODY = torch.zeros(2).bool()
@@ -45,6 +46,8 @@ def test_the_least_decided_eps_is_the_one_nearest_to_a_half_and_of_several_the_s
         (rising_gate([0.0, 0.5, 0.375], 8), "PASS", "0.000, 0.500, 0.375"),
         (rising_gate([0.5, 0.0], 8), "FAIL", "0.500, 0.000"),
         (rising_gate([0.5], 8), "not run", "0.500 at one eps alone"),
+        (surrogates_gate(torch.tensor([True, False])), "PASS", "1 of 2"),
+        (surrogates_gate(torch.tensor([True, True, False])), "FAIL", "1 of 3"),
         (knowledge_gate({"noise": 0.0, "T0": 0.25, "T3": 1.0}, 8), "PASS", "1.000, 0.250, 0.000"),
         (knowledge_gate({"noise": 0.0, "T0": 0.75, "T3": 0.5}, 8), "FAIL", "0.500, 0.750, 0.000"),
         (knowledge_gate({"T3": 0.5}, 8), "not run", "there is nobody to compare"),

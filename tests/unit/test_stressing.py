@@ -83,12 +83,20 @@ def test_the_page_tells_it(ran):
 
 
 def test_attackers_with_monitors_of_their_own_are_fitted_from_the_settings_too(data, tmp_path):
-    np.savez(data / "his.npz", images=(scenes(30, 7) * 255).round().byte().movedim(1, -1).numpy())
+    attacked = scenes(12, 2)[[0, 4, 8]]  # which he leaves out
+    for name, images in (("his", torch.cat([attacked[:2], scenes(30, 7), attacked[2:]])), ("attacked", attacked)):
+        np.savez(data / f"{name}.npz", images=(images * 255).round().byte().movedim(1, -1).numpy())
     more = {"surrogates": [{"name": "his", "detectors": "mahalanobis"}], "surrogate_fit": "{data}/his.npz"}
     results = from_keywords(StressExperiment, SETTINGS | more, "toy").run(tmp_path / "out", data=data)
     his = Monitor(segmenter(), "mahalanobis", seed=0).fit(stored(scenes(30, 7))).calibrate(false_alarm_rate=0.1)
     assert results["settings"]["surrogates"] == {"his": pytest.approx(limit_of(his, 0.1))}
     assert {row["tier"] for row in results["worst"]} == {"T0", "T1", "T3"}
+    name = "the attackers' own monitors pass the images unchanged"
+    gate = next(gate for gate in results["gates"] if gate["name"] == name)
+    assert gate["observed"] == f"{int((his.score(stored(attacked)) <= limit_of(his, 0.1)).sum())} of 3"
+    none = more | {"surrogate_fit": "{data}/attacked.npz"}
+    with pytest.raises(ValueError, match="All 3 images are among those that are attacked"):
+        from_keywords(StressExperiment, SETTINGS | none, "toy").run(tmp_path / "none", data=data)
     same = {"surrogates": [{"name": "his", "detectors": "mahalanobis"}]}
     with pytest.raises(ValueError, match="is the monitor itself"):
         from_keywords(StressExperiment, SETTINGS | same, "toy").run(tmp_path / "same", data=data)

@@ -21,7 +21,7 @@ from inlier.types import Images
 __all__ = [
     "BROKEN", "CONTROL", "DEAD_GRADIENTS", "TWICE", "UNBOUNDED", "Gate", "black_box_gate", "control_gate", "dead_gate",
     "iterated_gate", "knowledge_gate", "least_decided", "monitor_gates", "never_falls", "not_here", "rising_gate",
-    "rounding_gate", "slope_gate", "steps_gate",
+    "rounding_gate", "slope_gate", "steps_gate", "surrogates_gate",
 ]  # fmt: skip
 
 SLOPES = 8
@@ -130,6 +130,18 @@ def control_gate(rate: float | None, on: str = "", missing: str = "no control wa
     name, wanted = CONTROL
     observed = missing if rate is None else f"{rate:.3f}"
     return Gate(name, f"{wanted} {on}".strip(), observed, None if rate is None else rate >= BROKEN)
+
+
+def surrogates_gate(flagged: Bool[Tensor, " n"]) -> Gate:
+    """Whether the attackers' own monitors let pass what they attack, before anything is changed: one who chases an
+    alarm that was there from the start does not attack the network.
+
+    Args:
+        flagged: images on which one of these monitors raises an alarm.
+    """
+    name, wanted = "the attackers' own monitors pass the images unchanged", "at least half of them"
+    count = int(flagged.sum())
+    return Gate(name, wanted, f"{len(flagged) - count} of {len(flagged)}", 2 * count <= len(flagged))
 
 
 def iterated_gate(pairs: Sequence[tuple[float, float]], missing: str = "") -> Gate:

@@ -121,6 +121,18 @@ class Pictures:
         names, groups = (tuple(told[i] for i in places) for told in (self.names, self.groups))
         return Pictures(self.images[list(places)], names, groups, labels, self.classes)
 
+    def without(self, images: Images) -> Pictures:
+        """Those that are none of these, pixel for pixel.
+
+        Raises:
+            ValueError: all of them are.
+        """
+        taken = {image.cpu().numpy().tobytes() for image in to_8_bit(images)}
+        kept = [n for n, image in enumerate(self.images) if image.numpy().tobytes() not in taken]
+        if not kept:
+            raise ValueError(f"All {len(self)} images are among those that are attacked: give further ones")
+        return self.some(kept)
+
     @property
     def source(self) -> TensorImages:
         """To fit to and to calibrate with."""

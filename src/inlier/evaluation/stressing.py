@@ -37,7 +37,7 @@ class StressExperiment:
         monitor: a table, see `GuardPlan`; the default monitor by default.
         control: likewise, of one that is known to break.
         surrogates: likewise, of those that attackers of tier T1 fit; with none there are no such attackers.
-        surrogate_fit: images that these learn from; by default those of `fit`.
+        surrogate_fit: images that these learn from, but for those that are attacked; by default those of `fit`.
         size: (h, w) that all images are resized to.
         images: how many are attacked, spread evenly.
         grey_levels: radii of the Linf balls, of 255.
@@ -88,11 +88,13 @@ class StressExperiment:
         notes: list[str] = []
         made = partial(guards_of, place, rate=self.rate, batch_size=self.batch_size, notes=notes, progress=progress)
         watched, control = made("network", backbone, plans_of([self.monitor, self.control]), fit, None)
+        subjects = Subjects.of(gather_images(self.clean, data, most=self.images, size=size), backbone)
         surrogates: list[Guard] = []
         if self.surrogates:
-            his = fit if self.surrogate_fit is None else Pictures.of(gather_images(self.surrogate_fit, data, size=size))
+            his = fit
+            if self.surrogate_fit is not None:
+                his = Pictures.of(gather_images(self.surrogate_fit, data, size=size)).without(subjects.images)
             surrogates = made("attacker", backbone, plans_of(self.surrogates), his, None)
-        subjects = Subjects.of(gather_images(self.clean, data, most=self.images, size=size), backbone)
         found = Stress(
             watched.monitor, subjects, place.work / "suite", epsilons=[grey / 255 for grey in self.grey_levels],
             budget=self.budget, rate=self.rate, control=control.monitor,
