@@ -130,6 +130,9 @@ def test_who_has_monitors_of_his_own_gets_past_these_and_is_shown_to_the_monitor
     for who, margin in ((name, 1.0), (f"{name}, near their limit", NEAR)):
         seen = torch.stack([scale_of(each).of(each.score(kept[who, EPSILONS[1]])) for each in own.values()]).amax(0)
         assert (seen <= 0.05 - margin).all()  # as aimed at, but for rounding
+    lines = told(results).splitlines()
+    head = next(line for line in lines if line.endswith("/255"))
+    assert {len(line) for line in lines if line.startswith(("T0  ", "T1  ", "T3  "))} == {len(head)}
     gate = next(gate for gate in results["gates"] if gate["name"] == "who knows more succeeds more often")
     assert gate["wanted"] == "T3 >= T1 >= T0 >= noise"
     assert len(gate["observed"].split(", ")) == 4

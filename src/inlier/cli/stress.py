@@ -114,15 +114,16 @@ def told(results: Mapping[str, Any]) -> str:
     settings = results["settings"]
     radii = settings["epsilons"]
     head = "".join(f"{f'{255 * eps:.4g}/255':>10}" for eps in radii)
+    width = max(34, *(len(f"{row['tier']}  {row['attack']}") for row in results["rows"]))
 
     def line(name: str, cells: list[str]) -> str:
-        return f"{name:<34}" + "".join(f"{cell:>10}" for cell in cells)
+        return f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in cells)
 
     lines = [
         f"{settings['images']} images, {results['silent']} silent when clean; false-alarm rate {settings['rate']:g}",
         "",
         "Success: 30 % or more of the prediction changed, and no alarm (% of the silent images)",
-        f"{'':<34}{head}",
+        f"{'':<{width}}{head}",
     ]
     for name in dict.fromkeys(row["attack"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["attack"] == name]

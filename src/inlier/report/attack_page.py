@@ -18,7 +18,7 @@ __all__ = ["TIERS", "aside", "attack_document", "attackers_table", "beside_table
 
 TIERS = {
     "T0": "knows the network, and not that there is a monitor",
-    "T1": "knows everything but the sampling key",
+    "T1": "has monitors like this one, under other keys or of other images, and all else",
     "T2": "may ask the running monitor, for its score or for its flag",
     "T3": "knows everything, the key too",
 }
