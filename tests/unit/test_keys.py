@@ -12,6 +12,7 @@ from inlier.backbones.base import Backbone, Segmentation
 from inlier.config import from_keywords
 from inlier.errors import Mismatch
 from inlier.evaluation.experiments import EXPERIMENTS
+from inlier.evaluation.gathered import gather_images
 from inlier.evaluation.intervals import auroc_interval
 from inlier.evaluation.key_extraction import ORACLES, Candidates, beyond, extraction, sampled
 from inlier.evaluation.keys import over_keys
@@ -86,6 +87,20 @@ def test_who_knows_more_succeeds_more_often(ran):
     assert summary_of(found, "key known", 30)["mean"] >= summary_of(found, "oblivious", 30)["mean"] + 0.3
     assert summary_of(found, "key known", 30)["mean"] >= summary_of(found, "key rotated", 30)["mean"]
     assert {gate["verdict"] for gate in found["gates"] if "dead" in gate["name"]} == {"PASS"}
+
+
+def test_a_gate_asks_whether_surrogates_pass_what_is_attacked(ran, folder):
+    out, found, _ = ran
+    clean = read_tensors(out / "work" / "surrogates__clean.safetensors")[0]["scores"]
+    gate = next(gate for gate in found["gates"] if "own monitors" in gate["name"])
+    assert clean.shape == (3, 4)
+    assert gate["observed"] == f"{int((clean <= 0).all(0).sum())} of 4"
+    clean_frames = from_keywords(EXPERIMENTS["keys"], settings(folder), "a test").clean
+    frames = torch.cat([batch.images for batch in gather_images(clean_frames, folder).batches(1)])
+    images = frames[[0, 3, 6, 9]]
+    for number, scores in enumerate(clean):
+        monitor = Monitor.load(out / "work" / "monitors" / f"surrogate_{number}.inlier", make_backbone())
+        assert torch.equal(scores > 0, monitor(images).flagged)
 
 
 def test_summaries_are_means_of_the_rows(ran):

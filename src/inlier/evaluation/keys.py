@@ -32,7 +32,7 @@ from inlier.calibration import blocked_folds
 from inlier.densities.histogram import Histogram
 from inlier.detectors.base import Detector
 from inlier.evaluation.assaults import SHARES, SURFACE, rate_of
-from inlier.evaluation.gates import Gate, dead_gate, never_falls
+from inlier.evaluation.gates import Gate, dead_gate, never_falls, surrogates_gate
 from inlier.evaluation.gathered import Source, gather_images, placed
 from inlier.evaluation.intervals import auroc_interval, bootstrap
 from inlier.evaluation.key_extraction import ORACLES, Candidates, extraction, sampled
@@ -170,7 +170,7 @@ class Keys:
             "size": list(work.clean.images.shape[1:]), "attackers": [asdict(one) for one in work.attackers],
             "victims": work.victims_told(), "images": work.counts(), "rows": rows, "summary": summary,
             "rekey": rekey, "extraction": found,
-            "gates": gates_of(summary, self, work.dead_gradients()),
+            "gates": gates_of(summary, self, work.dead_gradients(), work.alarms_of_own()),
             "seconds": round(time.perf_counter() - started, 1), "notes": work.notes(),
         }  # fmt: skip
 
@@ -337,6 +337,18 @@ class _Work:
             return {"images": (255 * stored).round().to(torch.uint8)}, {"dead_gradients": dead / len(stored)}
 
         return self.place.part(f"images {part_name(attacker, level, victim, margin)}", make)
+
+    def alarms_of_own(self) -> Bool[Tensor, " n"]:
+        """On which of the images that are attacked some surrogate raises an alarm before anything is changed."""
+
+        @torch.no_grad()
+        def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            together = Together(self.backbone, self.surrogates)
+            parts = torch.split(self.attacked, self.plan.batch_size)
+            scores = [scored(together(part), together, self.surrogates, self.scales) for part in parts]
+            return {"scores": torch.cat(scores, 1)}, {}
+
+        return (self.place.part("surrogates, clean", make)[0]["scores"] > 0).any(0)
 
     def dead_gradients(self) -> float:
         """The largest share of them that an attack had."""
@@ -632,8 +644,11 @@ def over_keys(hits: Bool[Tensor, "n keys"], among: Bool[Tensor, "n keys"], per_k
     }  # fmt: skip
 
 
-def gates_of(summary: Sequence[Mapping[str, Any]], plan: Keys, dead: float) -> list[dict[str, Any]]:
-    """Checks that who knows more does not succeed less, and that more eps does not hurt, to one image's weight."""
+def gates_of(
+    summary: Sequence[Mapping[str, Any]], plan: Keys, dead: float, own: Bool[Tensor, " n"]
+) -> list[dict[str, Any]]:
+    """Checks that who knows more does not succeed less, that more eps does not hurt, to one image's weight, and that
+    surrogates pass what is attacked, `own` being the images that some of them flag as they are."""
     share = f"success_{SHARES[0]:g}"
     found = {(line["attacker"], line["grey_levels"]): line[share]["mean"] or 0.0 for line in summary}
     ladder = [OBLIVIOUS.name, *(attacker_named(count).name for count in sorted(plan.surrogates)), KNOWN.name]
@@ -651,7 +666,7 @@ def gates_of(summary: Sequence[Mapping[str, Any]], plan: Keys, dead: float) -> l
         "with the key known success rises with eps", "no fall", ", ".join(f"{value:.3f}" for value in rising),
         all(low <= high + 0.1 for low, high in pairwise(rising)),
     ))  # fmt: skip
-    return [gate.told() for gate in [*gates, dead_gate([dead], "any attack's")]]
+    return [gate.told() for gate in [*gates, surrogates_gate(own), dead_gate([dead], "any attack's")]]
 
 
 def loaded(source: Any, phase: str, progress: Progress | None) -> TensorImages:

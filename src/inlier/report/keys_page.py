@@ -58,7 +58,7 @@ def keys_page(results: Mapping[str, Any]) -> Document:
         ),
         Section(
             "gates", "Gates", ["Checks that the attackers were not merely weak."],
-            tables=[gates_table(results["gates"], "Each compares mean success at 30 % over keys.")],
+            tables=[gates_table(results["gates"], "Those of success compare means at 30 % over keys.")],
         ),
     ]  # fmt: skip
     return Document(
