@@ -104,8 +104,8 @@ class Keys:
         grey_levels: eps in grey levels, 255 of which are 1.
         steps: of every attack.
         margins: how far below the limit of each surrogate the attacker aims, in standard deviations of its clean
-            scores: what surrogates forgive a victim may not, and who aims lower changes less. All are tried, and of
-            each attacker at each eps the one that comes to the most is told. Who attacks the monitor itself aims
+            scores: what surrogates just let pass a victim may flag, and who aims lower changes less. All are tried,
+            and of each attacker at each eps the one that comes to the most is told. Who attacks the monitor itself aims
             `known_margin` lower.
         pool: how surrogates are one: the mean or the largest of their scores.
         points: activations that the attacker on all features reads; 0 leaves him out.

@@ -79,7 +79,7 @@ ENOUGH = 25
 
 NEAR = 0.3
 """Where an attacker aims who is less careful with his own monitors than others: below their limit by so many standard
-deviations of their clean scores. He changes more, and what they forgive another may not."""
+deviations of their clean scores. He changes more, and what they just let pass another may flag."""
 
 
 TIERS: tuple[Tier, ...] = ("T0", "T1", "T3")
