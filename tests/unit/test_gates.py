@@ -46,8 +46,6 @@ def test_the_least_decided_eps_is_the_one_nearest_to_a_half_and_of_several_the_s
         (rising_gate([0.0, 0.5, 0.375], 8), "PASS", "0.000, 0.500, 0.375"),
         (rising_gate([0.5, 0.0], 8), "FAIL", "0.500, 0.000"),
         (rising_gate([0.5], 8), "not run", "0.500 at one eps alone"),
-        (surrogates_gate(torch.tensor([True, False])), "PASS", "1 of 2"),
-        (surrogates_gate(torch.tensor([True, True, False])), "FAIL", "1 of 3"),
         (knowledge_gate({"noise": 0.0, "T0": 0.25, "T3": 1.0}, 8), "PASS", "1.000, 0.250, 0.000"),
         (knowledge_gate({"noise": 0.0, "T0": 0.75, "T3": 0.5}, 8), "FAIL", "0.500, 0.750, 0.000"),
         (knowledge_gate({"T3": 0.5}, 8), "not run", "there is nobody to compare"),
@@ -105,3 +103,16 @@ def test_a_monitor_answers_the_same_every_time_and_changes_no_prediction():
     meddling = Watching(lambda x: torch.ones(len(x)))
     meddling.backbone = lambda x: fitted().backbone(x).flip(1)
     assert monitor_gates(meddling, images)[1].verdict == "FAIL"
+
+
+def test_an_attackers_own_monitor_that_alarms_at_everything_is_told_of():
+    images, own = subjects(4).images, fitted()
+    stripes = torch.zeros_like(images)
+    stripes[..., ::2] = 1
+    found = surrogates_gate([own], images, 3)
+    passed = int((~own(images).flagged).sum())
+    assert passed >= 2
+    assert (found.verdict, found.observed) == ("PASS", f"{passed} of 4")
+    found = surrogates_gate([own, own], torch.cat([images[:1], stripes]), 3)
+    assert found.verdict == "FAIL"
+    assert found.observed in ("0 of 5", "1 of 5")

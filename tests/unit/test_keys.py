@@ -91,16 +91,14 @@ def test_who_knows_more_succeeds_more_often(ran):
 
 def test_a_gate_asks_whether_surrogates_pass_what_is_attacked(ran, folder):
     out, found, _ = ran
-    clean = read_tensors(out / "work" / "surrogates__clean.safetensors")[0]["scores"]
-    gate = next(gate for gate in found["gates"] if "own monitors" in gate["name"])
-    assert clean.shape == (3, 4)
-    assert gate["observed"] == f"{int((clean <= 0).all(0).sum())} of 4"
     clean_frames = from_keywords(EXPERIMENTS["keys"], settings(folder), "a test").clean
     frames = torch.cat([batch.images for batch in gather_images(clean_frames, folder).batches(1)])
     images = frames[[0, 3, 6, 9]]
-    for number, scores in enumerate(clean):
-        monitor = Monitor.load(out / "work" / "monitors" / f"surrogate_{number}.inlier", make_backbone())
-        assert torch.equal(scores > 0, monitor(images).flagged)
+    own = [Monitor.load(out / "work" / "monitors" / f"surrogate_{n}.inlier", make_backbone()) for n in range(3)]
+    passed = int((~torch.stack([monitor(images).flagged for monitor in own]).any(0)).sum())
+    gate = next(gate for gate in found["gates"] if "own monitors" in gate["name"])
+    assert gate["observed"] == f"{passed} of 4"
+    assert gate["verdict"] == ("PASS" if passed >= 2 else "FAIL")
 
 
 def test_summaries_are_means_of_the_rows(ran):
@@ -144,6 +142,7 @@ def test_of_the_margins_the_one_that_succeeds_most_is_told(ran):
         line = next(s for s in found["summary"] if s["attacker"] == attacker and s["grey_levels"] == 30)
         assert line["success_0.3"]["mean"] == pytest.approx(max(came_to.values()))
         assert came_to[line["margin"]] == max(came_to.values())
+        assert line["margins"] == {f"{margin:g}": pytest.approx(value) for margin, value in came_to.items()}
     assert {line["margin"] for line in found["summary"] if line["tier"] != "T1"} == {None}
 
 

@@ -5,7 +5,7 @@ A gate that fails, or was not run, is told of beside the figures that it casts d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from inlier.attacks.joint import DEAD
+from inlier.attacks.joint import DEAD, limit_of
 from inlier.evaluation.intervals import paired_rate_interval
 from inlier.monitor import Monitor
 from inlier.types import Images
@@ -132,16 +132,15 @@ def control_gate(rate: float | None, on: str = "", missing: str = "no control wa
     return Gate(name, f"{wanted} {on}".strip(), observed, None if rate is None else rate >= BROKEN)
 
 
-def surrogates_gate(flagged: Bool[Tensor, " n"]) -> Gate:
-    """Whether the attackers' own monitors let pass what they attack, before anything is changed: one who chases an
-    alarm that was there from the start does not attack the network.
-
-    Args:
-        flagged: images on which one of these monitors raises an alarm.
-    """
+@torch.no_grad()
+def surrogates_gate(surrogates: Iterable[Monitor], images: Images, batch_size: int) -> Gate:
+    """Whether all of the attackers' own monitors let pass what they attack, before anything is changed: one who chases
+    an alarm that was there from the start does not attack the network."""
+    parts = torch.split(images, batch_size)
+    flagged = [torch.cat([own.score(part) for part in parts]) > limit_of(own) for own in surrogates]
+    passed = int((~torch.stack(flagged).any(0)).sum())
     name, wanted = "the attackers' own monitors pass the images unchanged", "at least half of them"
-    count = int(flagged.sum())
-    return Gate(name, wanted, f"{len(flagged) - count} of {len(flagged)}", 2 * count <= len(flagged))
+    return Gate(name, wanted, f"{passed} of {len(images)}", 2 * passed >= len(images))
 
 
 def iterated_gate(pairs: Sequence[tuple[float, float]], missing: str = "") -> Gate:

@@ -170,7 +170,7 @@ class Keys:
             "size": list(work.clean.images.shape[1:]), "attackers": [asdict(one) for one in work.attackers],
             "victims": work.victims_told(), "images": work.counts(), "rows": rows, "summary": summary,
             "rekey": rekey, "extraction": found,
-            "gates": gates_of(summary, self, work.dead_gradients(), work.alarms_of_own()),
+            "gates": [gate.told() for gate in work.gates(summary)],
             "seconds": round(time.perf_counter() - started, 1), "notes": work.notes(),
         }  # fmt: skip
 
@@ -338,17 +338,10 @@ class _Work:
 
         return self.place.part(f"images {part_name(attacker, level, victim, margin)}", make)
 
-    def alarms_of_own(self) -> Bool[Tensor, " n"]:
-        """On which of the images that are attacked some surrogate raises an alarm before anything is changed."""
-
-        @torch.no_grad()
-        def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
-            together = Together(self.backbone, self.surrogates)
-            parts = torch.split(self.attacked, self.plan.batch_size)
-            scores = [scored(together(part), together, self.surrogates, self.scales) for part in parts]
-            return {"scores": torch.cat(scores, 1)}, {}
-
-        return (self.place.part("surrogates, clean", make)[0]["scores"] > 0).any(0)
+    def gates(self, summary: Sequence[Mapping[str, Any]]) -> list[Gate]:
+        """Checks of the attackers."""
+        own = surrogates_gate(self.surrogates.values(), self.attacked, self.plan.batch_size)
+        return [*success_gates(summary, self.plan), own, dead_gate([self.dead_gradients()], "any attack's")]
 
     def dead_gradients(self) -> float:
         """The largest share of them that an attack had."""
@@ -429,11 +422,12 @@ class _Work:
         if len(margins) == 1:
             return margins[0]
 
-        def came_to(margin: float | None) -> float:
-            won, of = self.counted(attacker, level, SHARES[0], margin)
-            return float(((won & of).sum(0) / of.sum(0)).nanmean().nan_to_num())
+        return max(margins, key=lambda margin: self.came_to(attacker, level, margin))
 
-        return max(margins, key=came_to)
+    def came_to(self, attacker: Attacker, level: float, margin: float | None) -> float:
+        """Success at the smaller share, as the mean over keys."""
+        won, of = self.counted(attacker, level, SHARES[0], margin)
+        return float(((won & of).sum(0) / of.sum(0)).nanmean().nan_to_num())
 
     def counted(
         self, attacker: Attacker, level: float, share: float, margin: float | None
@@ -483,6 +477,8 @@ class _Work:
             margin = self.best_margin(attacker, level)
             line: dict[str, Any] = {
                 "attacker": attacker.name, "tier": attacker.tier, "grey_levels": level, "margin": margin,
+                "margins": {f"{tried:g}": self.came_to(attacker, level, tried)
+                            for tried in self.margins_of(attacker) if tried is not None},
             }  # fmt: skip
             ones = [one for victim in self.victim_names for one in self.outcomes(attacker, level, victim, margin)]
             per_key = len(ones) // self.plan.keys
@@ -644,11 +640,8 @@ def over_keys(hits: Bool[Tensor, "n keys"], among: Bool[Tensor, "n keys"], per_k
     }  # fmt: skip
 
 
-def gates_of(
-    summary: Sequence[Mapping[str, Any]], plan: Keys, dead: float, own: Bool[Tensor, " n"]
-) -> list[dict[str, Any]]:
-    """Checks that who knows more does not succeed less, that more eps does not hurt, to one image's weight, and that
-    surrogates pass what is attacked, `own` being the images that some of them flag as they are."""
+def success_gates(summary: Sequence[Mapping[str, Any]], plan: Keys) -> list[Gate]:
+    """Checks that who knows more does not succeed less, and that more eps does not hurt, to one image's weight."""
     share = f"success_{SHARES[0]:g}"
     found = {(line["attacker"], line["grey_levels"]): line[share]["mean"] or 0.0 for line in summary}
     ladder = [OBLIVIOUS.name, *(attacker_named(count).name for count in sorted(plan.surrogates)), KNOWN.name]
@@ -666,7 +659,7 @@ def gates_of(
         "with the key known success rises with eps", "no fall", ", ".join(f"{value:.3f}" for value in rising),
         all(low <= high + 0.1 for low, high in pairwise(rising)),
     ))  # fmt: skip
-    return [gate.told() for gate in [*gates, surrogates_gate(own), dead_gate([dead], "any attack's")]]
+    return gates
 
 
 def loaded(source: Any, phase: str, progress: Progress | None) -> TensorImages:

@@ -182,7 +182,7 @@ class Stress:
                     "has that knows everything. Fit one to other images, or under another key (inlier rekey)."
                 )
         self.monitor, self.control, self.subjects = monitor, control, subjects
-        self.images, self.surrogates = subjects.images, dict(surrogates or {})
+        self.images, self.surrogates = subjects.images, list((surrogates or {}).values())
         self.epsilons = tuple(sorted(epsilons))
         self.suite, self.asked = suite(budget, len(surrogates or {})), asked(budget)
         self.tiers = [tier for tier in TIERS if any(one.tier == tier for one in self.suite)]
@@ -399,7 +399,7 @@ class Stress:
         return [
             iterated_gate([(float(many.damage.mean()), float(once.damage.mean()))]),
             knowledge_gate(raw, count),
-            *([surrogates_gate(self.alarms_of_own())] if self.surrogates else []),
+            *([surrogates_gate(self.surrogates, self.images, self.batch_size)] if self.surrogates else []),
             self.white_against_black(cells, queried),
             rising_gate(yield_of, count),
             Gate(*UNBOUNDED, f"{free:.3f}", free >= 0.95),
@@ -419,15 +419,6 @@ class Stress:
         evaded = self.worst(cells, eps, SHARES[0], "T3")
         each = [lost for one in self.suite if (lost := cells[one.name, eps].lost) is not None]
         return torch.stack([torch.zeros_like(evaded), *each]).any(0) & ~evaded
-
-    @torch.no_grad()
-    def alarms_of_own(self) -> Bool[Tensor, " n"]:
-        """On which of the images some monitor of the attackers' own raises an alarm before anything is changed."""
-        flagged = [
-            torch.cat([own.score(part) for part in torch.split(self.images, self.batch_size)]) > limit_of(own)
-            for own in self.surrogates.values()
-        ]
-        return torch.stack(flagged).any(0)
 
     def others(self) -> Images:
         """For each image another one to start from; where there is one image alone, its negative."""
