@@ -49,6 +49,7 @@ CANDIDATES = (
     "mahalanobis(statistics=('std',))",
     "mahalanobis(statistics=('mean', 'std'), normalise='rms')",
     "mahalanobis(grid=(1, 1), normalise='rms')",
+    "mahalanobis(taps='deepest', normalise='rms')",
     "mahalanobis(taps='*.c1.conv', normalise='rms')",
     "max_softmax",
     "energy",

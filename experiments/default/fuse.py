@@ -28,24 +28,33 @@ from inlier.observation import Readings
 from inlier.perturbations.tolerance import Tolerating, tolerated
 
 HERE = Path(__file__).parent
-BANDS, PROFILE, LOOK = DEFAULT
+DEEPEST, PROFILE, MOVED = DEFAULT
+BANDS, LOOK = "mahalanobis(normalise='rms')", "profile(look='jpeg')"
+HALF: Mapping[str, Any] = {"escalate": ESCALATE}
 MONITORS: Mapping[str, Mapping[str, Any]] = {
     "bands": {"detectors": [BANDS]},
+    "deepest bands": {"detectors": [DEEPEST]},
     "profile": {"detectors": [PROFILE]},
-    "look": {"detectors": [LOOK]},
+    "profile with a look": {"detectors": [LOOK]},
     "bands, profile": {"detectors": [BANDS, PROFILE]},
-    "bands, profile, sum": {"detectors": [BANDS, PROFILE], "fusion": "sum"},
-    "bands, look": {"detectors": [BANDS, LOOK]},
-    "bands, look, sum": {"detectors": [BANDS, LOOK], "fusion": "sum"},
-    "bands, profile, look": {"detectors": DEFAULT},
-    "bands, profile, look, sum": {"detectors": DEFAULT, "fusion": "sum"},
-    "the default": {"detectors": DEFAULT, "escalate": ESCALATE},
+    "deepest, profile": {"detectors": [DEEPEST, PROFILE]},
+    "deepest, profile, sum": {"detectors": [DEEPEST, PROFILE], "fusion": "sum"},
+    "deepest, profile with a look": {"detectors": [DEEPEST, LOOK]},
+    "deepest, profile with a look, sum": {"detectors": [DEEPEST, LOOK], "fusion": "sum"},
+    "all three": {"detectors": DEFAULT},
+    "all three, sum": {"detectors": DEFAULT, "fusion": "sum"},
+    "bands, profile, half with a look": {"detectors": [BANDS, PROFILE, LOOK], **HALF},
+    "bands, profile, half disagreement": {"detectors": [BANDS, PROFILE, MOVED], **HALF},
+    "deepest, profile, half with a look": {"detectors": [DEEPEST, PROFILE, LOOK], **HALF},
+    "profile, half with a look": {"detectors": [PROFILE, LOOK], **HALF},
+    "profile, half disagreement": {"detectors": [PROFILE, MOVED], **HALF},
+    "the default": {"detectors": DEFAULT, **HALF},
 }
 NOISE, LIGHT = "sign_noise(eps=0.01)", "white_balance(severity=1)"
 HARMLESS = (NOISE, "jpeg(quality=90)", "grey_level")
 TOLERANT: Mapping[str, tuple[str, Sequence[str]]] = {
-    "look, tolerating noise": ("look", (NOISE,)),
-    "look, tolerating light": ("look", (LIGHT,)),
+    "profile with a look, tolerating noise": ("profile with a look", (NOISE,)),
+    "profile with a look, tolerating light": ("profile with a look", (LIGHT,)),
     "the default, tolerating noise": ("the default", (NOISE,)),
     "the default, tolerating light": ("the default", (LIGHT,)),
     "the default, tolerating the harmless": ("the default", HARMLESS),
@@ -106,7 +115,7 @@ def judged(
 
 def tried(options: argparse.Namespace) -> dict[str, Any]:
     """The table, by monitor and by how it was fitted."""
-    seen = Seen.of(options, DEFAULT)
+    seen = Seen.of(options, (*DEFAULT, BANDS, LOOK))
     copies = Copies(seen)
     monitors: dict[str, tuple[Mapping[str, Any], Sequence[str]]] = {
         name: (settings, ()) for name, settings in MONITORS.items()

@@ -26,7 +26,7 @@ anyhow. All have as many points as the first."""
 
 SECRET = 32
 """Bytes of a secret."""
-SELECTIONS = ("everywhere", "stage_ends", "conv", "batch_norm_inputs")
+SELECTIONS = ("everywhere", "stage_ends", "deepest", "conv", "batch_norm_inputs")
 
 
 @dataclass
@@ -127,8 +127,9 @@ class Anatomy:
         Args:
             selection: one or several, in a list or separated by commas, of
 
-                * `everywhere`: the outputs of all leaf modules, `stage_ends`: one output a stage, `conv`: the outputs
-                  of convolutions, transposed ones too, `batch_norm_inputs`: what batch norms get;
+                * `everywhere`: the outputs of all leaf modules, `stage_ends`: one output a stage, `deepest`: those of
+                  the stage of the lowest resolution, `conv`: the outputs of convolutions, transposed ones too,
+                  `batch_norm_inputs`: what batch norms get;
                 * the name of a module, leaf or not, for its output, or `name:input`. A module that is called like one
                   of the above is `conv:output`;
                 * a pattern with `*`, `?` or `[...]`, such as `level3.*` or `*.bn:input`: the leaf modules it fits, or,
@@ -174,6 +175,21 @@ class Anatomy:
             )
         return chosen
 
+    def deepest(self) -> dict[Tap, Shape]:
+        """Of the stage ends the map of fewest pixels, the last of such, and all that have a single pixel, as vectors
+        have, but the network's output."""
+        ends = self.inner_stage_ends()
+        pixels = {tap: height * width for tap, (_, height, width) in ends.items()}
+        fewest = min((count for count in pixels.values() if count > 1), default=1)
+        last = [tap for tap, count in pixels.items() if count == fewest][-1]
+        return {tap: shape for tap, shape in ends.items() if tap == last or pixels[tap] == 1}
+
+    def inner_stage_ends(self) -> dict[Tap, Shape]:
+        """The stage ends without what the last leaf module gives, which is the prediction, if there are others."""
+        ends = self.stage_ends()
+        last = next(reversed(self.everywhere()))
+        return {tap: shape for tap, shape in ends.items() if tap != last} or ends
+
     def _named(self, piece: str, places: Sequence[Place]) -> list[Place]:
         if piece in SELECTIONS:
             found = self._selected(piece, places)
@@ -189,8 +205,8 @@ class Anatomy:
     def _selected(self, name: str, places: Sequence[Place]) -> list[Place]:
         if name == "everywhere":
             return [place for place in places if place.leaf and place.tap.side == "output"]
-        if name == "stage_ends":
-            ends = self.stage_ends()
+        if name in ("stage_ends", "deepest"):
+            ends = self.stage_ends() if name == "stage_ends" else self.deepest()
             return [place for place in places if place.tap in ends]
         if not self.places:
             raise Mismatch(

@@ -41,7 +41,7 @@ __all__ = ["DEFAULT", "ESCALATE", "Fusion", "Monitor", "Needs"]
 
 Fusion = Literal["max", "sum"]
 
-DEFAULT = ("mahalanobis(normalise='rms')", "profile", "profile(look='jpeg')")
+DEFAULT = ("mahalanobis(taps='deepest', normalise='rms')", "profile", "disagreement")
 """The detectors of a monitor that is given none: where things are, how strong the activations and how sure the
 prediction, and whether it stands a second look. They were chosen on clean images and stated pseudo-anomalies; how
 cleanly, says `docs/notes/0005-the-default.md`."""
@@ -598,9 +598,10 @@ class Monitor(nn.Module):
         monitor.calibration = Calibration(manifest.rule, manifest.confidence)
         expected = {name for name in monitor.state_dict() if name.startswith(LEARNT)}
         expected |= {"clean.folds", *(f"clean.scores.{name}" for name in monitor.detectors)}
+        others = f"The tensors in '{path}' are not those of its detectors (fit again, or use the inlier that wrote it)"
         if expected != set(tensors):
             odd = sorted(expected ^ set(tensors))[0]
-            raise Mismatch(f"The tensors in '{path}' are not those of its detectors: '{odd}' is missing or too much")
+            raise Mismatch(f"{others}: '{odd}' is missing or too much")
         scores = {name: tensors.pop(f"clean.scores.{name}") for name in monitor.detectors}
         folds = tensors.pop("clean.folds")
         monitor.clean = CleanScores(scores, folds, tuple(manifest.names), tuple(manifest.groups), manifest.clean)
@@ -608,7 +609,7 @@ class Monitor(nn.Module):
             monitor.load_state_dict(tensors, strict=False)  # the backbone's own tensors are not in the artefact
         except RuntimeError as error:  # of shapes
             said = " ".join(str(error).split())
-            raise Mismatch(f"The tensors in '{path}' are not those of its detectors: {said}") from error
+            raise Mismatch(f"{others}: {said}") from error
         monitor.doubt = monitor._doubt(scores, monitor._calibrations())
         monitor.false_alarm_rate = manifest.false_alarm_rate
         return monitor

@@ -39,7 +39,7 @@ def test_the_demo_tries_weather_attacks_and_who_knows_the_monitor(ran):
     assert [trial["name"] for trial in told["trials"]] == [
         "fog", "vertical_flip", "gaussian_noise", "fgsm", "ifgsm", "ifgsm_targeted", "evasion", "evasion_strong",
     ]  # fmt: skip
-    assert set(told["thresholds"]) == {"monitor", "mahalanobis", "profile", "profile-2"}
+    assert set(told["thresholds"]) == {"monitor", "mahalanobis", "profile", "disagreement"}
     assert [row["group"] for row in told["clean"] if not row["known"]] == ["desert", "coast"]
     assert all(len(row["scores"]) == row["images"] for row in told["clean"] + told["trials"])
 

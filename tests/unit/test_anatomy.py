@@ -76,6 +76,47 @@ def test_a_net_of_functional_relus_has_stages():
     assert named(anatomy.stage_ends()) == {"wide_again": (16, 12, 20), "down": (32, 6, 10), "head": (5, 1, 1)}
 
 
+@pytest.mark.parametrize(
+    ("network", "deepest"),
+    [
+        (ESPNet(12, p=2, q=8, skip="maps+image"), {"encoder.b3.act"}),
+        (ESPNetC(12, p=2, q=3), {"b3.act"}),
+        (Functional(), {"down"}),
+        (nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)), {"1"}),
+    ],
+    ids=["ESPNet", "ESPNet-C", "classifier", "prediction alone"],
+)
+def test_the_deepest_stage_has_the_fewest_pixels_and_is_not_the_prediction(network, deepest):
+    output = Classification(tuple("abcde")) if isinstance(network, Functional) else Segmentation(tuple("abcdefghijkl"))
+    anatomy = Anatomy.of(Backbone(network, output), (64, 96))
+    assert set(named(anatomy.select("deepest"))) == set(named(anatomy.deepest())) == deepest
+
+
+def test_the_prediction_is_no_inner_stage_end():
+    decoder, encoder = (espnet(net) for net in (ESPNet(12, p=2, q=8, skip="maps+image"), ESPNetC(12, p=2, q=3)))
+    assert [str(tap) for tap in decoder.stage_ends() if tap not in decoder.inner_stage_ends()] == ["classifier"]
+    assert encoder.inner_stage_ends() == encoder.stage_ends()  # its prediction is narrower than the stage it is in
+
+
+class Pooled(nn.Module):
+    """A classifier whose features are pooled by a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stage = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.again, self.pool, self.head = nn.Conv2d(16, 16, 1), nn.AdaptiveAvgPool2d(1), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.pool(self.again(self.stage(self.stem(x)))).flatten(1))
+
+
+def test_vectors_are_read_beside_the_deepest_map():
+    anatomy = Anatomy.of(Backbone(Pooled(), Classification(tuple("abcd"))), (8, 8))
+    assert named(anatomy.deepest()) == {"again": (16, 4, 4), "pool": (16, 1, 1)}
+    vectors = Anatomy((1, 1), 3, {Tap("a"): (8, 1, 1), Tap("b"): (4, 1, 1)})
+    assert named(vectors.deepest()) == {"a": (8, 1, 1)}
+
+
 def test_a_net_without_a_stage_says_what_to_do():
     backbone = Backbone(nn.Conv2d(3, 2, 1), Segmentation(("a", "b")))
     with pytest.raises(Mismatch, match="no leaf module that runs once and is wider than the image; name the taps"):

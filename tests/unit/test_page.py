@@ -88,12 +88,12 @@ def test_it_explains_the_scores_that_it_shows_and_no_others(results):
     assert "MSP: how unsure the network says it is" in text
     assert "profile:" not in text
     assert "takes another" not in text
-    default = ("mahalanobis", "profile", "profile-2")
+    default = ("mahalanobis", "profile", "disagreement")
     clean = tuple(replace(row, alarms=dict.fromkeys(("monitor", *default), 0)) for row in results.clean)
     columns = dict.fromkeys(("monitor", *default), 3.0)
     text = text_of(replace(results, detectors=default, thresholds=columns, trials=(), pictures={}, clean=clean))
     assert "MSP" not in text
-    assert "second look: the same, together with" in text
+    assert "second look: how much further the prediction moves" in text
     assert "the second look takes another" in text
 
 

@@ -26,7 +26,7 @@ def taps(
         str | None,
         typer.Option(
             metavar="TAPS",
-            help="Show only these: everywhere, stage_ends, conv, batch_norm_inputs, names or patterns such as "
+            help="Show only these: everywhere, stage_ends, deepest, conv, batch_norm_inputs, names or patterns such as "
             "'level3.*', separated by commas. By default all, with the shares of everywhere.",
         ),
     ] = None,

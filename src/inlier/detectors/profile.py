@@ -30,7 +30,8 @@ __all__ = ["Profile", "profile"]
 LEAST = 1e-2
 """Added before the logarithm of an entropy (nats) or a disagreement: far below it they tell of rounding alone."""
 LEAST_NORM = 1e-12
-PREDICTIONS = 10_000
+NORMS = "norms at inner stage ends"
+PREDICTIONS = 2_500
 """Pixels of a prediction that suffice for its mean entropy; they lie on a grid."""
 
 
@@ -106,10 +107,12 @@ def thinned(logits: Logits) -> Float[Tensor, "n classes *grid"]:
 
 
 def profile(anatomy: Anatomy, *, look: CopyKind | None = None, strength: float | None = None) -> Profile:
-    """The detector for any backbone; the norms are those of the ends of its stages, see `Anatomy.stage_ends`.
+    """The detector for any backbone; the norms are those of the ends of its stages, without the prediction.
+
+    See `Anatomy.inner_stage_ends`.
 
     `look` and `strength` are the second look, see `disagreement`; without one a score costs a single pass.
     """
-    shapes = anatomy.stage_ends()
-    reader = anatomy.shared("norms at stage ends", lambda: ActivationNorms(tuple(shapes), "norms at stage ends"))
+    shapes = anatomy.inner_stage_ends()
+    reader = anatomy.shared(NORMS, lambda: ActivationNorms(tuple(shapes), NORMS))
     return Profile(reader, None if look is None else copy_look(look, strength))

@@ -20,16 +20,16 @@ from inlier.report.markup import environment
 __all__ = ["label", "page", "write_page"]
 
 LABELS = {"max_softmax": "MSP", "energy": "energy", "mahalanobis": "Mahalanobis", "daain": "DAAIN"}
-LABELS |= {"profile": "profile", "profile-2": "second look"}
+LABELS |= {"profile": "profile", "disagreement": "second look"}
 MEANINGS = {
     "max_softmax": "how unsure the network says it is",
     "energy": "how small its logits are",
     "mahalanobis": "how far mean activations, by channel and band of the image, are from those of clean scenes",
     "daain": "how improbable the activations at some drawn places are",
     "profile": "how unusual the strength of the activations and the certainty of the prediction are",
-    "profile-2": "the same, together with how far the prediction moves when the image is compressed",
+    "disagreement": "how much further the prediction moves than expected when the image is compressed",
 }
-SECOND_LOOK = "profile-2"
+SECOND_LOOK = "disagreement"
 """The detector that takes a pass of its own."""
 TICKS = (0, 1, 3, 10, 30, 100, 300, 1_000, 10_000)  # multiples of the threshold
 STEEPNESS = 2.0  # how much room the axis gives to scores below the threshold
