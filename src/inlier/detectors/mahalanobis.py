@@ -1,7 +1,7 @@
 """Mahalanobis distance of what a reader keeps, without classes.
 
-Over channel means in horizontal bands of several layers this is the monitor's default: it is fitted in seconds from a
-few dozen images, costs little, and sees a vertical flip, which statistics of the whole image do not.
+Over channel means in horizontal bands of the deepest stage it is a part of the monitor's default: it is fitted in
+seconds from a few dozen images, costs little, and sees a vertical flip, which statistics of the whole image do not.
 """
 
 from __future__ import annotations
