@@ -17,6 +17,7 @@ from pathlib import Path
 
 import attacks
 import flow
+import memory
 import monitor
 import reading
 import torch
@@ -24,6 +25,7 @@ import torch
 SUITES = {
     "flow": (flow, "at least"),
     "reading": (reading, "at least"),
+    "memory": (memory, "at least"),
     "monitor": (monitor, "at most"),
     "attacks": (attacks, "at most"),
 }

@@ -19,6 +19,7 @@ from inlier.cli.evaluate import evaluate
 from inlier.cli.fit import fit
 from inlier.cli.harden import harden
 from inlier.cli.listings import backbones, datasets, detectors, perturbations, recipes
+from inlier.cli.memory import keep_memory
 from inlier.cli.miou import miou
 from inlier.cli.perturb import perturb
 from inlier.cli.read import read
@@ -90,6 +91,7 @@ _state = {"debug": False}
 def run() -> None:
     """Run a command. Exit codes: 0 fine, 1 an error of ours, 2 wrong use, 3 a gate failed, 130 interrupted."""
     warnings.showwarning = _say  # type: ignore[assignment]
+    keep_memory()
     try:
         app()
     except EXPECTED as error:
