@@ -82,8 +82,8 @@ class Dropout(Look):
 
             def thin(x: Tensor) -> Tensor:
                 if id(x) not in thinned:
-                    dropped = drawn(shared_shape(module, x), self.rate, source).to(x.device)
-                    thinned[id(x)] = x.masked_fill(dropped, 0) / (1 - self.rate)
+                    kept = ~drawn(shared_shape(module, x), self.rate, source).to(x.device)
+                    thinned[id(x)] = x * (kept.to(x.dtype) / (1 - self.rate))
                 return thinned[id(x)]
 
             count = 3 if isinstance(module, nn.MultiheadAttention) else 1
