@@ -136,6 +136,19 @@ def test_rows_say_what_the_monitor_says_in_python(folder, monitor):
     assert rows[0]["group"] == "autumn"
 
 
+def test_folders_given_one_by_one_are_those_images_in_turn(folder, monitor, tmp_path):
+    apart = tmp_path / "winter"
+    apart.mkdir()
+    for path in (folder / "images").glob("winter_*.png"):
+        shutil.copy(path, apart)
+    shutil.copytree(folder / "images", tmp_path / "rest", ignore=shutil.ignore_patterns("winter_*"))
+    scored = ("score", monitor, "--backbone", "street")
+    rows = done(*scored, "--images", apart, "--images", tmp_path / "rest").rows
+    whole = done(*scored, "--images", folder / "images").rows
+    assert [row["image"] for row in rows[:PER_WORLD]] == sorted(path.name for path in apart.iterdir())
+    assert sorted(rows, key=lambda row: row["image"]) == whole
+
+
 def test_csv_has_the_same_rows_and_a_file_takes_them(folder, monitor, tmp_path):
     score = ("score", monitor, "--backbone", "street", "--images", folder / "images")
     rows = done(*score).rows

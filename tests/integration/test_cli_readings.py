@@ -168,6 +168,9 @@ def test_what_readings_cannot_do_is_told(here):
         inlier("fit", "--images", "images/train")
     with pytest.raises(ValueError, match="--resize, --split, --group-by and --groups are for images"):
         inlier("fit", "--images", "train.readings", "--resize", "8x8")
+    for images in ("train.readings", "images/train"):
+        with pytest.raises(ValueError, match="Readings go alone"):
+            inlier("fit", "--images", images, "--images", "train.readings")
     inlier("fit", "--backbone", "street", "--images", "images/train", *FIT, "--out", "m.inlier")
     with pytest.raises(ValueError, match="look at the images again"):
         inlier("score", "m.inlier", "--images", "train.readings", "--why")

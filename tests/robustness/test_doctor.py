@@ -48,17 +48,19 @@ def test_lines_json_and_exit_code_say_the_same(run, scenes):
 
 
 def test_the_next_command_runs_as_it_stands(run, inlier, scenes, tmp_path, monkeypatch):
-    images = tmp_path / "with a space"
+    images, small = tmp_path / "with a space", tmp_path / "small"
     shutil.copytree(scenes, images)
-    Image.new("RGB", (80, 40), (90, 120, 30)).save(images / "small_0.png")
-    told = run("--backbone", "street", "--images", images, "--group-by", "^[a-z]+", "--json")
+    small.mkdir()
+    Image.new("RGB", (80, 40), (90, 120, 30)).save(small / "small_0.png")
+    told = run("--backbone", "street", "--images", images, "--images", small, "--group-by", "^[a-z]+", "--json")
     words = shlex.split(json.loads(told.stdout)["next"])
     assert words[:2] == ["inlier", "fit"]
     assert words[words.index("--resize") + 1] == "48x96"
     assert words[words.index("--group-by") + 1] == "^[a-z]+"
     monkeypatch.chdir(tmp_path)
-    ran = inlier(*words[1:])
+    ran = inlier(*words[1:], "--json")
     assert ran.code == 0, ran.err
+    assert ran.json["clean_images"] == 24 + 1
     assert (tmp_path / "monitor.inlier").is_file()
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from inlier.observation import Readings
 
 __all__ = ["BackboneArguments", "ImageArguments", "epsilons_from", "height_and_width", "network", "parametrisation_of",
-           "unpacked"]  # fmt: skip
+           "typed", "unpacked"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -84,11 +84,11 @@ class ImageArguments:
     """Which images, how large, and what belongs together."""
 
     images: Annotated[
-        str,
+        list[str],
         typer.Option(
             metavar="[LAYOUT:]PATH",
-            help="A folder of images, nested or not, or a data set in a layout that `inlier datasets` lists; fit, "
-            "calibrate and score take NAME.readings too.",
+            help="A folder of images, nested or not, or a data set in a layout that `inlier datasets` lists; may be "
+            "given again. fit, calibrate and score take NAME.readings too.",
         ),
     ]
     resize: Annotated[str | None, typer.Option(metavar="HxW", help="Resize every image to this as it is read.")] = None
@@ -112,27 +112,47 @@ class ImageArguments:
         """The images; with these labels, or with those of the layout if they are wanted."""
         from inlier.datasets.folder import ImageFolder
         from inlier.datasets.load import open_images
+        from inlier.datasets.several import Several
 
-        choice: Choice = {
-            "size": height_and_width("--resize", self.resize),
-            "split": self.split,
-            "group_by": self.group_by,
-            "groups": self.groups,
-        }
-        if labels is not None:
-            return ImageFolder(self.images, labels=labels, **choice)
-        return open_images(self.images, labelled=labelled, **choice)
+        single = len(self.images) == 1
+        if self.split is not None and not single:
+            raise ValueError(f"--split is of one data set, and --images was given {len(self.images)} times")
+        choice: Choice = {"size": height_and_width("--resize", self.resize), "split": self.split}
+        if single:
+            choice |= {"group_by": self.group_by, "groups": self.groups}
+        parts = [
+            open_images(images, labelled=labelled, **choice)
+            if labels is None
+            else ImageFolder(images, labels=labels, **choice)
+            for images in self.images
+        ]
+        return parts[0] if single else Several(parts, group_by=self.group_by, groups=self.groups)
 
     def saved(self) -> Readings | None:
         """The readings, if these are no images but what `inlier read` made of them."""
         from inlier.observation import Readings
         from inlier.readings_file import READINGS
 
-        if not self.images.endswith(READINGS):
+        if not any(images.endswith(READINGS) for images in self.images):
             return None
         if (self.resize, self.split, self.group_by, self.groups) != (None, None, None, None):
             raise ValueError("Readings are what they are: --resize, --split, --group-by and --groups are for images")
-        return Readings.load(self.images)
+        if len(self.images) > 1:
+            raise ValueError("Readings go alone: make one NAME.readings of all images, and give --images once")
+        return Readings.load(self.images[0])
+
+
+def typed(arguments: BackboneArguments | ImageArguments) -> list[str]:
+    """The options that were given, as they are typed."""
+    words = []
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        if isinstance(value, bool):
+            words.append("--bgr" if value else "--rgb")
+        elif value is not None:
+            option = f"--{field.name.replace('_', '-')}"
+            words += [word for one in (value if isinstance(value, list) else [value]) for word in (option, str(one))]
+    return words
 
 
 def network(backbone: BackboneArguments | None, readings: Readings | None) -> Backbone:
@@ -176,9 +196,7 @@ def unpacked(command: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(command)
     def call(**given: Any) -> T:
-        made = {
-            name: None if (values := _taken(pack, given))[0] is None else pack(*values) for name, pack in packs.items()
-        }
+        made = {name: pack(*values) if (values := _taken(pack, given))[0] else None for name, pack in packs.items()}
         return command(**made, **given)
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

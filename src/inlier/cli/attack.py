@@ -382,7 +382,7 @@ def prepared_collision(
     ball: Norm = "l2" if norm == "l2" else "linf"
     if eps is None and ball == "l2":
         raise ValueError("eps in L2 is over all values of an image: give --eps, such as 1,5")
-    wanted = [batch.images for batch in replace(images, images=towards, split=None, groups=None).open().batches(1)]
+    wanted = [batch.images for batch in replace(images, images=[towards], split=None, groups=None).open().batches(1)]
     sizes = sorted({tuple(image.shape[-2:]) for image in wanted} | {size})
     if len(sizes) > 1:
         told = ", ".join(f"{height}x{width}" for height, width in sizes)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inlier.cli import options
-from inlier.cli.arguments import BackboneArguments, ImageArguments, unpacked
+from inlier.cli.arguments import BackboneArguments, ImageArguments, typed, unpacked
 
 if TYPE_CHECKING:
     from inlier.evaluation.checkup import Finding, Plan
@@ -63,7 +63,7 @@ def next_command(backbone: BackboneArguments, images: ImageArguments, labels: Pa
     """Fit a monitor as planned, or look again when what is amiss has been seen to."""
     if plan is None:
         labelled = [] if labels is None else ["--labels", str(labels)]
-        return shlex.join(["inlier", "doctor", *given(backbone), *given(images), *labelled])
+        return shlex.join(["inlier", "doctor", *typed(backbone), *typed(images), *labelled])
     from inlier.evaluation.checkup import FOLDS
 
     if plan.size is not None:
@@ -74,16 +74,4 @@ def next_command(backbone: BackboneArguments, images: ImageArguments, labels: Pa
         words += ["--folds", str(plan.folds)]
     if plan.blocks is not None:
         words += ["--blocks", str(plan.blocks)]
-    return shlex.join(["inlier", "fit", *given(backbone), *given(images), *words, "--out", "monitor.inlier"])
-
-
-def given(arguments: BackboneArguments | ImageArguments) -> list[str]:
-    """The options that were given, as they are typed."""
-    words = []
-    for field in dataclasses.fields(arguments):
-        value = getattr(arguments, field.name)
-        if isinstance(value, bool):
-            words.append("--bgr" if value else "--rgb")
-        elif value is not None:
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
-    return words
+    return shlex.join(["inlier", "fit", *typed(backbone), *typed(images), *words, "--out", "monitor.inlier"])

@@ -86,9 +86,9 @@ def fit(
         if isinstance(clean, Readings):
             raise ValueError("--tolerate changes images, and readings were made of them: give the images")
         shown = Tolerating(clean, tolerated(tolerate), seed=seed or 0)
-    odd = None if anomalies is None else replace(images, images=anomalies, split=None, groups=None, group_by=None)
+    odd = None if anomalies is None else replace(images, images=[anomalies], split=None, groups=None, group_by=None)
     known = None if odd is None else odd.saved() or odd.open()
-    file = Path(f"{images.images}.key")
+    file = Path(f"{images.images[0]}.key")
     monitor = Monitor(
         network(backbone, readings),
         detector or None,

@@ -6,14 +6,14 @@ import inspect
 import json as json_
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inlier.cli import options
-from inlier.cli.arguments import BackboneArguments, ImageArguments, epsilons_from, height_and_width, unpacked
+from inlier.cli.arguments import BackboneArguments, ImageArguments, epsilons_from, height_and_width, typed, unpacked
 
 if TYPE_CHECKING:
     from inlier.backbones.base import Backbone
@@ -158,7 +158,7 @@ def harden(
         ],
         "loss": {name: [part.mean().item() for part in losses.chunk(10)] for name, losses in made.losses.items()},
         "weights": "hardened.safetensors", "control": "control.safetensors",
-        "refit": shlex.join(["inlier", "fit", *options_of(arguments), *options_of(images), *kind,
+        "refit": shlex.join(["inlier", "fit", *typed(arguments), *typed(images), *kind,
                              "--out", (out / "monitor.inlier").as_posix()]),
     }  # fmt: skip
     write_bytes(out / "harden.json", json_.dumps(told, indent=1).encode())
@@ -199,18 +199,6 @@ def arguments_for(backbone: BackboneArguments, weights: Path) -> BackboneArgumen
     if "weights" in inspect.signature(BACKBONES[name]).parameters:
         return replace(backbone, backbone=f"{name}:{file}", weights=None)
     return replace(backbone, backbone=BACKBONES.entry(name).target, weights=file)  # its own weights are built in
-
-
-def options_of(arguments: BackboneArguments | ImageArguments) -> list[str]:
-    """The options that say so."""
-    given = []
-    for field in fields(arguments):
-        value = getattr(arguments, field.name)
-        if field.name == "bgr" and value is not None:
-            given.append("--bgr" if value else "--rgb")
-        elif value is not None:
-            given += [f"--{field.name.replace('_', '-')}", str(value)]
-    return given
 
 
 def kind_of(monitor: Monitor) -> list[str]:

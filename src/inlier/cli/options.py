@@ -13,22 +13,10 @@ if TYPE_CHECKING:
     from inlier.monitor import Fusion
 
 __all__ = [
-    "BackboneOption", "BatchSizeOption", "BlocksOption", "ConfidenceOption", "FoldsOption", "GroupByOption",
-    "ImagesOption", "JsonOption", "MonitorArgument", "RateOption", "RuleOption", "blocks_from", "fusion_from",
-    "rule_from",
+    "BatchSizeOption", "BlocksOption", "ConfidenceOption", "FoldsOption", "JsonOption", "MonitorArgument", "RateOption",
+    "RuleOption", "blocks_from", "fusion_from", "rule_from",
 ]  # fmt: skip
 
-BackboneOption: TypeAlias = Annotated[
-    str, typer.Option("--backbone", metavar="NAME[:WEIGHTS]", help="The network, such as espnet:weights.safetensors.")
-]
-ImagesOption: TypeAlias = Annotated[Path, typer.Option("--images", help="Folder of images, nested or not.")]
-GroupByOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="REGEX",
-        help="What of an image's name tells its group (drive, site); by default the name up to the frame number.",
-    ),
-]
 BatchSizeOption: TypeAlias = Annotated[int, typer.Option(min=1, help="Images a forward pass.")]
 MonitorArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MONITOR", help="A monitor file from inlier fit.")]
 RateOption: TypeAlias = Annotated[

@@ -71,6 +71,8 @@ class Dataset(ABC):
 
     Attributes:
         names: of the images taken.
+        places: of these images in the names as given.
+        group_names: of these images.
         classes: as given.
         skipped: images that the last iteration could not read, or whose labels it could not.
         notes: what the last iteration left out of images it did read.
@@ -102,9 +104,9 @@ class Dataset(ABC):
         self.channels = channels
         self.classes = tuple(classes)
         index = NameIndex(names, where)
-        self._places = tuple(range(len(index.names))) if split is None else listed(split, index)
-        self.names = tuple(index.names[place] for place in self._places)
-        self._groups = grouped(index, self._places, group_by=group_by, groups=groups, otherwise=grouping)
+        self.places = tuple(range(len(index.names))) if split is None else listed(split, index)
+        self.names = tuple(index.names[place] for place in self.places)
+        self.group_names = grouped(index, self.places, group_by=group_by, groups=groups, otherwise=grouping)
         self.skipped: list[Skipped] = []
         self.notes: list[Note] = []
 
@@ -114,7 +116,7 @@ class Dataset(ABC):
     @property
     def groups(self) -> dict[str, int]:
         """How many images each group has, unreadable ones included, in the order of the images."""
-        return dict(Counter(self._groups))
+        return dict(Counter(self.group_names))
 
     @abstractmethod
     def picture(self, place: int) -> Picture:
@@ -134,7 +136,7 @@ class Dataset(ABC):
             raise ValueError(f"A batch holds at least 1 image, not {size}")
         self.skipped, self.notes = [], []
         waiting: list[tuple[Tensor, str, str, Tensor | None]] = []
-        for place, name, group in zip(self._places, self.names, self._groups, strict=True):
+        for place, name, group in zip(self.places, self.names, self.group_names, strict=True):
             read = self._read(place, name)
             if read is None:
                 continue
