@@ -27,10 +27,9 @@ def images(tmp_path_factory):
 
 
 def line(images, out, *more):
-    return [
-        "--threads", 1, "harden", "--backbone", "street", "--images", images, "--out", out, "--eps", "4/255",
-        "--steps", 3, "--tune-batch", 2, "--check-eps", "2/255", "--check-count", 2, *more,
-    ]  # fmt: skip
+    usual = {"--eps": "4/255", "--steps": 3, "--tune-batch": 2, "--check-eps": "2/255", "--check-count": 2}
+    words = [word for option, value in usual.items() if option not in more for word in (option, value)]
+    return ["--threads", 1, "harden", "--backbone", "street", "--images", images, "--out", out, *words, *more]
 
 
 @pytest.mark.slow

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from typing import Annotated
+from collections import Counter
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from inlier.cli.attack import attack
 from inlier.cli.calibrate import calibrate
@@ -38,6 +40,24 @@ __all__ = ["app", "run"]
 EXPECTED = (InlierError, ValueError, TypeError, LookupError, OSError)
 """What bad input raises: the message is enough."""
 
+
+class Once(typer.core.TyperCommand):
+    """A command that refuses an option given twice, where Typer would take the last and say nothing."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer does.
+
+        Raises:
+            ValueError: an option that takes one value was given again.
+        """
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(list(args))
+            for parameter, times in Counter(given).items():
+                if times > 1 and isinstance(parameter, typer.core.TyperOption) and not parameter.multiple:
+                    raise ValueError(f"{parameter.opts[0]} was given {times} times; give it once")
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="inlier",
     help="Know, at run time, when a trained vision model should not be believed.",
@@ -67,9 +87,9 @@ for command in (
     compare,
     report,
 ):
-    app.command()(command)
+    app.command(cls=Once)(command)
 for listing in (detectors, backbones, datasets, perturbations, recipes):
-    app.command(rich_help_panel="Listings")(listing)
+    app.command(cls=Once, rich_help_panel="Listings")(listing)
 
 
 @app.callback()
