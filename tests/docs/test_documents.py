@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from forked import inlier
 
-DOCS = Path(__file__).parents[2] / "docs"
+README = Path(__file__).parents[2] / "README.md"
+DOCS = README.with_name("docs")
 DOCUMENTS = sorted(
     page for page in DOCS.rglob("*.md") if re.search(r"^```(console|python|toml)$", page.read_text(), re.MULTILINE)
 )
@@ -63,6 +64,21 @@ def test_what_a_document_tells_to_do_is_what_happens(page, tmp_path):
             (tmp_path / named[1]).write_text(block)
         else:
             run([sys.executable, "-c", block], tmp_path)
+
+
+@pytest.mark.slow
+def test_real_scenes_in_the_readme_are_what_comes_out(data, tmp_path):
+    (tmp_path / "data").symlink_to(data.resolve())
+    _, section = README.read_text().split("\n## Real driving scenes", 1)
+    section, _ = section.split("\n## ", 1)
+    (network,) = set(re.findall(r"espnet:data\S+", section))
+    told = [
+        pair for block in re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL) for pair in commands(block)
+    ]
+    assert len(told) == 5
+    for command, expected in told:
+        got = run(command.replace("espnet:...", network), tmp_path)
+        assert SAME.check_output(expected.rstrip() + "\n", got, doctest.ELLIPSIS), f"$ {command}\n{expected}---\n{got}"
 
 
 def test_every_link_of_the_documents_leads_somewhere():
