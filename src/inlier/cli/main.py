@@ -95,7 +95,12 @@ for listing in (detectors, backbones, datasets, perturbations, recipes):
 @app.callback()
 def settings(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use; by default all.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="CPU threads to use; by default all. Give fewer where other processes keep cores busy."
+        ),
+    ] = None,
 ) -> None:
     """Know, at run time, when a trained vision model should not be believed."""
     _state["debug"] = debug
