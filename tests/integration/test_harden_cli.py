@@ -74,10 +74,14 @@ def test_the_command_for_a_new_monitor_has_what_the_old_one_had(images, tmp_path
     old = tmp_path / "old.inlier"
     fitted = inlier("fit", "--backbone", "street", "--images", images, *kind, "--out", old)
     assert fitted.code == 0, fitted.err
-    ran = inlier(*line(images, tmp_path / "out", "--json", "--monitor", old))
+    evenly = ("--even-groups", "--group-by", "a(?=_00[0-2])|a_0")
+    ran = inlier(*line(images, tmp_path / "out", "--json", "--monitor", old, *evenly))
     assert ran.code == 0, ran.err
+    assert ran.json["settings"]["even_groups"]
     refit = shlex.split(ran.json["refit"])
-    assert refit[-2 - len(kind) : -2] == kind
+    start = refit.index(kind[0])
+    assert refit[start : start + len(kind)] == kind
+    assert refit[refit.index("--group-by") + 1] == evenly[-1]
     fitted = inlier("--threads", 1, *refit[1:], "--json")
     assert fitted.code == 0, fitted.err
     assert (fitted.json["detectors"], fitted.json["rule"]) == (["max_logit", "profile(look='jpeg')"], "robust")
@@ -101,6 +105,7 @@ def test_a_gain_below_zero_is_told_as_a_loss():
         (["--way", 0], "--way is above 0 and up to 1"),
         (["--consistency", "l1"], "consistency is None or one of kl, jensen_shannon"),
         (["--layers", "nothing*"], "No parameter's name matches 'nothing*'"),
+        (["--even-groups"], "leave out even_groups, or say which group each image is of (group_by, groups)"),
     ],
 )
 def test_what_cannot_be_is_refused(images, tmp_path, more, said):

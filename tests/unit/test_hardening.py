@@ -140,6 +140,28 @@ def test_every_image_is_drawn_once_an_epoch_and_labels_are_mirrored_with_it(back
     assert torch.equal(images.argmax(1)[known], labels[known])
 
 
+def test_every_group_is_drawn_as_often_where_that_is_wanted(backbone):
+    groups = ("few",) * 2 + ("some",) * 3 + ("many",) * 7
+    images = labelled()
+    pool = Pool.of(backbone, TensorImages(images.images, labels=images.labels, classes=NAMES, groups=groups))
+    assert pool.digest != Pool.of(backbone, images).digest
+    for epoch in range(3):
+        drawn = pool.order(0, epoch, even_groups=True)
+        assert len(drawn) == len(pool)
+        for group in set(groups):
+            places = [place for place in drawn if groups[place] == group]
+            assert len(places) == 4
+            assert len(set(places)) == min(4, groups.count(group))
+    assert pool.order(0, 0, even_groups=True) != pool.order(0, 1, even_groups=True)
+    even = replace(SMALL, batch_size=12, even_groups=True)
+    assert even.control.even_groups
+    drawn = pool.order(SMALL.seed, 0, even_groups=True)
+    shown, _ = pool.batch(replace(even, flip=False), 0)
+    assert torch.equal(shown, torch.stack([pool.images[place] for place in drawn]).float() / 255)
+    with pytest.raises(ValueError, match=r"all these images are of one; leave out even_groups, or say which group"):
+        fine_tuned(backbone, Pool.of(backbone, images), even)
+
+
 def test_void_pixels_and_only_these_do_not_count(backbone, pool):
     run = FineTune(backbone, pool, SMALL)
     images, labels = pool.batch(SMALL, 0)

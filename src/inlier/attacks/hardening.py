@@ -15,10 +15,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -77,6 +78,7 @@ class Hardening:
         crop: (h, w) of the random part of an image that is shown; for segmentation.
         flip: mirror half of the images.
         balanced: weigh rare classes up by 1 / ln(1.10 + share of the pixels).
+        even_groups: show images of every group (drive, site) equally often.
         seed: of all that is drawn.
 
     Raises:
@@ -98,6 +100,7 @@ class Hardening:
     crop: tuple[int, int] | None = None
     flip: bool = True
     balanced: bool = False
+    even_groups: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -166,13 +169,16 @@ class Pool:
         labels: () or (h, w) each.
         names: one an image.
         made: whether the labels are the network's own predictions.
+        digest: of pixels, labels and groups, by which a run that was killed knows them again.
+        groups: one an image; by default all are of one.
     """
 
     images: tuple[UInt8[Tensor, "c h w"], ...]
     labels: tuple[Int[Tensor, "*hw"], ...]
     names: tuple[str, ...]
     made: bool
-    digest: str = field(default="")
+    digest: str = ""
+    groups: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -197,6 +203,7 @@ class Pool:
         pixels: list[Tensor] = []
         labels: list[Tensor] = []
         names: list[str] = []
+        groups: list[str] = []
         digest, held = hashlib.sha256(), 0
         for batch in source.batches(batch_size):
             check_images(batch.images)
@@ -221,19 +228,30 @@ class Pool:
             pixels.extend(stored)
             labels.extend(short)
             names.extend(batch.names)
+            groups.extend(batch.groups)
             if progress is not None:
                 progress("reading", len(names), max(len(names), len(source)))
         if not pixels:
             raise ValueError("There are no images to harden the network with")
-        return cls(tuple(pixels), tuple(labels), tuple(names), not labelled, digest.hexdigest()[:16])
+        digest.update(json.dumps(groups).encode())
+        return cls(tuple(pixels), tuple(labels), tuple(names), not labelled, digest.hexdigest()[:16], tuple(groups))
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def order(self, seed: int, epoch: int) -> list[int]:
-        """The images' order in an epoch."""
-        order: list[int] = torch.randperm(len(self), generator=dice(seed, epoch, "order")).tolist()
-        return order
+    def order(self, seed: int, epoch: int, even_groups: bool = False) -> list[int]:
+        """The images' order in an epoch, as long as there are images: each once, or as many of every group, give or take
+        one, each of a group once before any of it comes again."""
+        generator = dice(seed, epoch, "order")
+        order: list[int] = torch.randperm(len(self), generator=generator).tolist()
+        if not even_groups:
+            return order
+        members: dict[str, list[int]] = {}
+        for index in order:
+            members.setdefault(self.groups[index], []).append(index)
+        turns = zip(*(itertools.cycle(some) for some in members.values()), strict=True)
+        dealt = list(itertools.islice(itertools.chain.from_iterable(turns), len(self)))
+        return [dealt[place] for place in torch.randperm(len(self), generator=generator).tolist()]
 
     def batch(self, settings: Hardening, step: int) -> tuple[Images, LabelMaps]:
         """The images and the labels of a step.
@@ -243,7 +261,8 @@ class Pool:
         """
         generator = dice(settings.seed, step, "batch")
         places = range(step * settings.batch_size, (step + 1) * settings.batch_size)
-        orders = {epoch: self.order(settings.seed, epoch) for epoch in {place // len(self) for place in places}}
+        epochs = {place // len(self) for place in places}
+        orders = {epoch: self.order(settings.seed, epoch, settings.even_groups) for epoch in epochs}
         images, labels = [], []
         for place in places:
             index = orders[place // len(self)][place % len(self)]
@@ -374,7 +393,7 @@ class FineTune:
     """A fine-tune at some step."""
 
     def __init__(self, backbone: Backbone, pool: Pool, settings: Hardening) -> None:
-        check(backbone, settings)
+        check(backbone, pool, settings)
         self.pool, self.settings = pool, settings
         self.facts = facts(backbone, pool, settings)
         self.backbone = copy.deepcopy(backbone)
@@ -509,7 +528,12 @@ def facts(backbone: Backbone, pool: Pool, settings: Hardening) -> dict[str, Any]
     }  # fmt: skip
 
 
-def check(backbone: Backbone, settings: Hardening) -> None:
+def check(backbone: Backbone, pool: Pool, settings: Hardening) -> None:
+    if settings.even_groups and len(set(pool.groups)) < 2:
+        raise ValueError(
+            "Groups can be shown equally often where there are several, and all these images are of one; leave out "
+            "even_groups, or say which group each image is of (group_by, groups)"
+        )
     if settings.crop is None:
         return
     if not backbone.task.is_dense:

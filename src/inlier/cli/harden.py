@@ -63,6 +63,9 @@ def harden(
     ] = None,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the images.")] = True,
     balanced: Annotated[bool, typer.Option("--balanced", help="Weigh rare classes up.")] = False,
+    even_groups: Annotated[
+        bool, typer.Option("--even-groups", help="Show images of every group (drive, site) equally often.")
+    ] = False,
     labels: Annotated[
         Path | None,
         typer.Option(help="Folder of one-channel PNG label maps with the images' names; by default the layout's."),
@@ -117,7 +120,8 @@ def harden(
         consistency=consistency,  # type: ignore[arg-type]
         consistency_weight=consistency_weight, layers=tuple(layers or ()), steps=steps, batch_size=tune_batch, lr=lr,
         schedule=schedule,  # type: ignore[arg-type]
-        crop=height_and_width("--crop", crop), flip=flip, balanced=balanced, seed=seed,
+        crop=height_and_width("--crop", crop), flip=flip, balanced=balanced, even_groups=even_groups,
+        seed=seed,
     )  # fmt: skip
     original = backbone.load()
     kind = [] if monitor is None else kind_of(Monitor.load(monitor, original))
