@@ -8,9 +8,11 @@ from PIL import Image
 from toy_segmentation import NAMES, scenes, segmenter
 
 from inlier.attacks.joint import WAYS
+from inlier.detectors.spec import DetectorSpec
 from inlier.errors import Mismatch
 from inlier.evaluation import hardening
 from inlier.evaluation.hardening import ATTACKERS, HardeningExperiment
+from inlier.monitor import DEFAULT
 from inlier.report.document import document_html, document_text
 from inlier.report.hardening_page import hardening_page
 
@@ -143,6 +145,21 @@ def test_the_best_attacker_who_knows_a_monitor_is_given_twice_the_steps(ran):
     assert len(list(out.glob("work/*twice*"))) == 2
 
 
+def test_what_is_beside_the_random_look_may_be_chosen_and_the_page_says_so(ran, folders, opened):
+    out, results = ran
+    wanted = ("mahalanobis", "random_look")
+    work = hardening._Work(experiment(folders, detectors=wanted), out.parent / "beside", folders, None)
+    asked = {kind: [str(spec) for spec in work.monitor("original", kind).specs] for kind in hardening.MONITORS}
+    assert asked == {"default": [str(DetectorSpec.parse(text)) for text in DEFAULT], "random look": list(wanted)}
+    told = json.loads(json.dumps(results | {"kind": "hardening"}))
+    pages = [told, told | {"config": told["config"] | {"detectors": wanted}}]
+    pages.append(told | {"config": {key: value for key, value in told["config"].items() if key != "detectors"}})
+    given, chosen, earlier = (document_text(hardening_page(page)) for page in pages)
+    assert "profile + disagreement + random_look, at every image" in given
+    assert "mahalanobis + random_look, at every image" in chosen
+    assert "the same and one random look, at every image" in earlier
+
+
 def test_fewer_attackers_may_be_run_on_other_networks_and_the_page_says_so(ran, folders, opened, tmp_path):
     out, first = ran
     shutil.copytree(out / "work", tmp_path / "work")
@@ -212,6 +229,7 @@ def test_the_page_says_what_was_chosen_and_shows_every_network(ran):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        ({"detectors": ("profile",)}, "has 'random_look' among its detectors, not only profile"),
         ({"attackers": ("dual, hing",)}, "Did you mean 'dual, hinge'"),
         ({"settings": ()}, "is tried with settings"),
         ({"settings": ({"name": "a/b"},)}, "needs a name of its own"),

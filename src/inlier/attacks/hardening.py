@@ -240,8 +240,8 @@ class Pool:
         return len(self.images)
 
     def order(self, seed: int, epoch: int, even_groups: bool = False) -> list[int]:
-        """The images' order in an epoch, as long as there are images: each once, or as many of every group, give or take
-        one, each of a group once before any of it comes again."""
+        """As many images as there are, in an epoch's order: each once, or as many of every group, give or take one,
+        each of a group once before any of it comes again."""
         generator = dice(seed, epoch, "order")
         order: list[int] = torch.randperm(len(self), generator=generator).tolist()
         if not even_groups:

@@ -33,6 +33,7 @@ from inlier.config import from_keywords
 from inlier.datasets.labels import translation
 from inlier.datasets.load import open_images
 from inlier.detectors.random_look import RandomLook
+from inlier.detectors.spec import DetectorSpec
 from inlier.evaluation.assaults import LOSSES, SHARES, Assault, rate_of
 from inlier.evaluation.gates import least_decided
 from inlier.evaluation.gathered import placed
@@ -56,6 +57,7 @@ NEIGHBOURS = 10
 """Images that are drawn together for the interval of a cost."""
 LOOKING = "random look"
 MONITORS = ("default", LOOKING)
+LOOKING_DETECTORS = (*DEFAULT, RandomLook.name)
 Measure: TypeAlias = Literal["miou", "accuracy", "agreement"]
 
 
@@ -226,6 +228,8 @@ class HardeningExperiment:
         grey_levels: radii of the Linf balls of the attackers, in 1/255.
         most_cost: of mIoU (accuracy, agreement). No setting is chosen whose cost may be more, by the upper end of its
             interval on `choose`.
+        detectors: of the monitor with the random look, `random_look` among them; all are asked at every image. By
+            default those of the default monitor, which is tried, too.
         false_alarm_rate: nominal, of every monitor.
         choose_images: so many of `choose` are attacked, spread evenly; the cost is that on all of them.
         choose_steps: of that attack, on the network alone.
@@ -254,6 +258,7 @@ class HardeningExperiment:
     settings: Sequence[Mapping[str, Any]]
     grey_levels: Sequence[float] = (1, 2.5, 4)
     most_cost: float = 0.03
+    detectors: Sequence[str] = LOOKING_DETECTORS
     false_alarm_rate: float = 0.05
     choose_images: int = 8
     choose_steps: int = 20
@@ -273,6 +278,11 @@ class HardeningExperiment:
             for name in names:
                 if name not in known:
                     raise LookupError(f"No attacker is named '{name}'. {nearest(name, list(known))}")
+        if RandomLook.name not in {DetectorSpec.parse(text).name for text in self.detectors}:
+            raise ValueError(
+                f"The monitor with the random look has '{RandomLook.name}' among its detectors, not only "
+                f"{', '.join(self.detectors)}"
+            )
         if not self.settings or not self.grey_levels or min(self.grey_levels) <= 0:
             raise ValueError("Hardening is tried with settings, and with grey_levels above 0")
         networks = ["original", "control", *(one.name for one in self.candidates)]
@@ -546,7 +556,7 @@ class _Work:
     def monitor(self, name: str, kind: str) -> Monitor:
         """Fitted and calibrated on clean images, of the network as it now is."""
         network = self.network(name)
-        made = Monitor(network, None if kind == MONITORS[0] else [*DEFAULT, RandomLook.name], seed=self.plan.seed)
+        made = Monitor(network, None if kind == MONITORS[0] else list(self.plan.detectors), seed=self.plan.seed)
         made.fit(Unlabelled(self.sources["train"]), progress=self.progress)
         return made.calibrate(false_alarm_rate=self.plan.false_alarm_rate, progress=self.progress)
 

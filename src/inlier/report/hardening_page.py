@@ -14,10 +14,6 @@ from inlier.report.tables import Column, Rate, Table, Value, gates_table, number
 __all__ = ["hardening_page"]
 
 MEASURES = {"miou": "mIoU", "accuracy": "accuracy", "agreement": "agreement with the original"}
-MONITORS = {
-    "default": "the default monitor, fitted to this network",
-    "random look": "the same and one random look, at every image",
-}
 GOALS = ((2.5, "0.3", 0.20), (4.0, "0.3", 0.50))
 """What was to be reached with a random look: grey levels, share of the prediction, largest success."""
 
@@ -83,6 +79,14 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
         ],
         results=results,
     )  # fmt: skip
+
+
+def monitors(config: Mapping[str, Any]) -> dict[str, str]:
+    """What each is, by name; earlier results, without the detectors, had those of the default beside the look."""
+    looking = " + ".join(config["detectors"]) if "detectors" in config else "the same and one random look"
+    return {
+        "default": "the default monitor, fitted to this network", "random look": f"{looking}, at every image"
+    }  # fmt: skip
 
 
 def fewer(config: Mapping[str, Any]) -> str:
@@ -230,7 +234,7 @@ def clean_table(results: Mapping[str, Any], measure: str) -> Table:
 
 
 def success_plots(results: Mapping[str, Any]) -> Iterator[Plot]:
-    for monitor, label in MONITORS.items():
+    for monitor, label in monitors(results["config"]).items():
         drawn = []
         for n, (name, tried) in enumerate(results["tried"].items()):
             rows = tried["monitors"][monitor]["worst"]
@@ -249,7 +253,7 @@ def trade(results: Mapping[str, Any], measure: str) -> Iterator[Section]:
     if len(order) < 2:
         return
     across, plots = cost_axis([100 * costs[name] for name in order], measure), []
-    for monitor, label in MONITORS.items():
+    for monitor, label in monitors(results["config"]).items():
         drawn = []
         for n, rows in enumerate(zip(*(tried[name]["monitors"][monitor]["worst"] for name in order), strict=True)):
             dots = [success_at(100 * costs[name], row) for name, row in zip(order, rows, strict=True)]
@@ -297,12 +301,13 @@ def alarm_table(results: Mapping[str, Any]) -> Table:
 
 
 def attacker_tables(results: Mapping[str, Any]) -> Iterator[Table]:
+    labels = monitors(results["config"])
     for name, tried in results["tried"].items():
         for monitor, found in tried["monitors"].items():
             rows: Sequence[Mapping[str, Any]] = found["rows"]
             yield Table(
                 f"attackers_{name}_{monitor}".replace(" ", "_").replace(",", "").replace("%", "percent"),
-                f"{name}: success against {MONITORS[monitor]}",
+                f"{name}: success against {labels[monitor]}",
                 (Column("attacker"), Column("eps"), Column("changed"), Column("30 % changed", bar=1.0),
                  Column("50 % changed", bar=1.0)),
                 tuple(
