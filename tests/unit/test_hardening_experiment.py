@@ -179,6 +179,35 @@ def test_fewer_attackers_may_be_run_on_other_networks_and_the_page_says_so(ran, 
         experiment(folders, also_attackers=("dual, segpgd",))
 
 
+def test_what_stays_together_in_calibration_is_as_given_and_the_page_says_so(ran, folders, opened):
+    out, results = ran
+    work = hardening._Work(experiment(folders, blocks=6), out.parent / "blocks", folders, None)
+    assert "blocks of about 6 neighbouring images" in work.monitor("original", "default").clean.made
+    told = json.loads(json.dumps(results | {"kind": "hardening"}))
+    for blocks, said in (("auto", "training<"), (6, "over blocks of 6 neighbours<"), ("group", "over whole groups<")):
+        assert said in document_html(hardening_page(told | {"config": told["config"] | {"blocks": blocks}}))
+
+
+def test_fewer_attackers_may_be_run_on_the_default_and_the_page_says_so(ran, folders, opened, tmp_path):
+    out, first = ran
+    shutil.copytree(out / "work", tmp_path / "work")
+    for file in (tmp_path / "work").glob("*judged*"):
+        file.unlink()
+    fewer = {"attackers": ["oblivious, hinge", "dual, hinge", "selective, hinge"], "default_attackers": ["dual, hinge"]}
+    settings = json.loads((out / "work" / "settings.json").read_text())
+    (tmp_path / "work" / "settings.json").write_text(json.dumps(settings | fewer))
+    results = experiment(folders, **fewer).run(tmp_path, data=folders)
+    attacks = {row["attack"] for row in results["tried"][first["chosen"]]["monitors"]["default"]["rows"]}
+    assert attacks == {
+        "oblivious, hinge", "dual, hinge, on default", "dual, hinge, on random look", "selective, hinge, on random look"
+    }  # fmt: skip
+    document = hardening_page(json.loads(json.dumps(results | {"kind": "hardening"})))
+    (section,) = (each for each in document.sections if each.name == "success")
+    assert section.text[0].endswith("Of those who know a monitor, 1 were run on the default: dual, hinge.")
+    with pytest.raises(LookupError, match="attacker"):
+        experiment(folders, default_attackers=("dual, segpgd",))
+
+
 def test_the_suite_is_also_run_on_other_networks_and_the_page_sets_their_success_against_their_cost(
     ran, folders, opened, tmp_path
 ):

@@ -30,6 +30,7 @@ from inlier.attacks.surrogates import hinge
 from inlier.backbones.base import Backbone
 from inlier.backbones.load import load_backbone
 from inlier.config import from_keywords
+from inlier.cross_fitting import Blocks
 from inlier.datasets.labels import translation
 from inlier.datasets.load import open_images
 from inlier.detectors.random_look import RandomLook
@@ -231,10 +232,14 @@ class HardeningExperiment:
         detectors: of the monitor with the random look, `random_look` among them; all are asked at every image. By
             default those of the default monitor, which is tried, too.
         false_alarm_rate: nominal, of every monitor.
+        blocks: what stays together when monitors are calibrated, see `Monitor.calibrate`: from 3 drives on, `auto` sets
+            thresholds for drives of which there are no images, a number of neighbours for others of the same.
         choose_images: so many of `choose` are attacked, spread evenly; the cost is that on all of them.
         choose_steps: of that attack, on the network alone.
         test_images: so many of `test` are attacked, spread evenly.
         attackers: names of `ATTACKERS`; by default all.
+        default_attackers: of the attackers, those of who knows a monitor that are run on the default, too; by default
+            all. The random look is tried with all.
         attack_steps: of each of these.
         draws: of a random look under a secret of their own, over which attackers average at each step.
         many_draws: so many are tried too, by one attacker of the chosen network at the eps in the middle, to see
@@ -260,10 +265,12 @@ class HardeningExperiment:
     most_cost: float = 0.03
     detectors: Sequence[str] = LOOKING_DETECTORS
     false_alarm_rate: float = 0.05
+    blocks: Blocks = "auto"
     choose_images: int = 8
     choose_steps: int = 20
     test_images: int = 8
     attackers: Sequence[str] = ()
+    default_attackers: Sequence[str] = ()
     attack_steps: int = 50
     draws: int = 2
     many_draws: int = 0
@@ -274,7 +281,8 @@ class HardeningExperiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for names, known in ((self.attackers, ATTACKERS), (self.also_attackers, self.attackers or ATTACKERS)):
+        some = self.attackers or ATTACKERS
+        for names, known in ((self.attackers, ATTACKERS), (self.default_attackers, some), (self.also_attackers, some)):
             for name in names:
                 if name not in known:
                     raise LookupError(f"No attacker is named '{name}'. {nearest(name, list(known))}")
@@ -498,6 +506,8 @@ class _Work:
                     knows = WAYS[self.suite[one].way].knows
                     if kind != MONITORS[0] and not knows:
                         continue  # it is the same for all monitors
+                    if kind == MONITORS[0] and knows and one not in (self.plan.default_attackers or attackers):
+                        continue
                     label = f"{one}, on {kind}" if knows else one
                     part = f"{name} {label} {255 * eps:g}"
                     tensors, told = self.place.part(part, partial(strike, one, kind, eps))
@@ -558,7 +568,9 @@ class _Work:
         network = self.network(name)
         made = Monitor(network, None if kind == MONITORS[0] else list(self.plan.detectors), seed=self.plan.seed)
         made.fit(Unlabelled(self.sources["train"]), progress=self.progress)
-        return made.calibrate(false_alarm_rate=self.plan.false_alarm_rate, progress=self.progress)
+        return made.calibrate(
+            false_alarm_rate=self.plan.false_alarm_rate, blocks=self.plan.blocks, progress=self.progress
+        )
 
     def struck(
         self, known: Monitor, images: Images, name: str, eps: float, network: str, steps: int | None = None

@@ -35,7 +35,8 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
             ("Fine-tuned on", f"{images['train']} images"),
             ("Settings chosen on", f"{images['choose']} images, {attacked(config, 'choose', images)} of them attacked"),
             ("Reported on", f"{images['test']} images, {attacked(config, 'test', images)} of them attacked"),
-            ("False-alarm rate", f"nominal {100 * config['false_alarm_rate']:g} %, set on clean images of training"),
+            ("False-alarm rate", f"nominal {100 * config['false_alarm_rate']:g} %, set on clean images of training"
+                                 f"{together(config)}"),
             ("Attackers", f"{len(results['suite'])}, of {config['attack_steps']} steps, the worst image by image"),
             ("Success", "30 % (or 50 %) of the prediction changed, and no alarm, on 8-bit images silent when clean"),
             ("Chosen", f"{chosen}: costs {points(row['cost'])} of {measure} on the images to choose on "
@@ -89,10 +90,22 @@ def monitors(config: Mapping[str, Any]) -> dict[str, str]:
     }  # fmt: skip
 
 
+def together(config: Mapping[str, Any]) -> str:
+    """What stayed together when monitors were calibrated, if anything was said of it."""
+    blocks = config.get("blocks", "auto")
+    if blocks == "auto":
+        return ""
+    return f", cross-fitted over {'whole groups' if blocks == 'group' else f'blocks of {blocks} neighbours'}"
+
+
 def fewer(config: Mapping[str, Any]) -> str:
-    """That not all attackers were run on the networks besides the chosen one."""
-    some = config.get("also_attackers")
-    return f" On {' and '.join(config['also'])} there were {len(some)}: {'; '.join(some)}." if some else ""
+    """That not all attackers were run on the default monitor, or on the networks besides the chosen one."""
+    told, some = "", config.get("default_attackers")
+    if some:
+        told = f" Of those who know a monitor, {len(some)} were run on the default: {'; '.join(some)}."
+    if some := config.get("also_attackers"):
+        told += f" On {' and '.join(config['also'])} there were {len(some)}: {'; '.join(some)}."
+    return told
 
 
 def gates(results: Mapping[str, Any]) -> Iterator[Section]:
