@@ -203,7 +203,7 @@ def test_fewer_attackers_may_be_run_on_the_default_and_the_page_says_so(ran, fol
     }  # fmt: skip
     document = hardening_page(json.loads(json.dumps(results | {"kind": "hardening"})))
     (section,) = (each for each in document.sections if each.name == "success")
-    assert section.text[0].endswith("Of those who know a monitor, 1 were run on the default: dual, hinge.")
+    assert section.text[0].endswith("On the default, of those who know a monitor: dual, hinge.")
     with pytest.raises(LookupError, match="attacker"):
         experiment(folders, default_attackers=("dual, segpgd",))
 
@@ -259,6 +259,9 @@ def test_the_page_says_what_was_chosen_and_shows_every_network(ran):
     ("more", "said"),
     [
         ({"detectors": ("profile",)}, "has 'random_look' among its detectors, not only profile"),
+        ({"detectors": "profile"}, "not only profile"),
+        ({"blocks": "grup"}, "'group' or a number of images of at least 1, not 'grup'"),
+        ({"blocks": 0}, "at least 1, not 0"),
         ({"attackers": ("dual, hing",)}, "Did you mean 'dual, hinge'"),
         ({"settings": ()}, "is tried with settings"),
         ({"settings": ({"name": "a/b"},)}, "needs a name of its own"),

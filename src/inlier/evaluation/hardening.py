@@ -238,8 +238,8 @@ class HardeningExperiment:
         choose_steps: of that attack, on the network alone.
         test_images: so many of `test` are attacked, spread evenly.
         attackers: names of `ATTACKERS`; by default all.
-        default_attackers: of the attackers, those of who knows a monitor that are run on the default, too; by default
-            all. The random look is tried with all.
+        default_attackers: of the attackers who know a monitor, those that are run on the default; by default all. All
+            are run on the random look.
         attack_steps: of each of these.
         draws: of a random look under a secret of their own, over which attackers average at each step.
         many_draws: so many are tried too, by one attacker of the chosen network at the eps in the middle, to see
@@ -263,7 +263,7 @@ class HardeningExperiment:
     settings: Sequence[Mapping[str, Any]]
     grey_levels: Sequence[float] = (1, 2.5, 4)
     most_cost: float = 0.03
-    detectors: Sequence[str] = LOOKING_DETECTORS
+    detectors: str | Sequence[str] = LOOKING_DETECTORS
     false_alarm_rate: float = 0.05
     blocks: Blocks = "auto"
     choose_images: int = 8
@@ -286,11 +286,15 @@ class HardeningExperiment:
             for name in names:
                 if name not in known:
                     raise LookupError(f"No attacker is named '{name}'. {nearest(name, list(known))}")
+        if isinstance(self.detectors, str):
+            object.__setattr__(self, "detectors", (self.detectors,))
         if RandomLook.name not in {DetectorSpec.parse(text).name for text in self.detectors}:
             raise ValueError(
                 f"The monitor with the random look has '{RandomLook.name}' among its detectors, not only "
                 f"{', '.join(self.detectors)}"
             )
+        if self.blocks not in ("auto", "group") and not (isinstance(self.blocks, int) and self.blocks >= 1):
+            raise ValueError(f"blocks is 'auto', 'group' or a number of images of at least 1, not {self.blocks!r}")
         if not self.settings or not self.grey_levels or min(self.grey_levels) <= 0:
             raise ValueError("Hardening is tried with settings, and with grey_levels above 0")
         networks = ["original", "control", *(one.name for one in self.candidates)]

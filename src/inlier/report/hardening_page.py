@@ -28,7 +28,7 @@ def hardening_page(results: Mapping[str, Any]) -> Document:
         lead=(
             "A short adversarial fine-tune makes a network harder to fool, and worse at what it is for. Here are "
             "several settings of it, the one that was chosen, and what attackers who know network and monitor make "
-            "of that. Nothing was chosen on the images that are reported on."
+            "of that. Which one to take was chosen on other images than those that are reported on."
         ),
         verdict=verdict(results, measure),
         facts=[
@@ -102,7 +102,7 @@ def fewer(config: Mapping[str, Any]) -> str:
     """That not all attackers were run on the default monitor, or on the networks besides the chosen one."""
     told, some = "", config.get("default_attackers")
     if some:
-        told = f" Of those who know a monitor, {len(some)} were run on the default: {'; '.join(some)}."
+        told = f" On the default, of those who know a monitor: {'; '.join(some)}."
     if some := config.get("also_attackers"):
         told += f" On {' and '.join(config['also'])} there were {len(some)}: {'; '.join(some)}."
     return told
